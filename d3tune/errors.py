@@ -1,0 +1,51 @@
+"""The errors a user can cause: each is one line that says what is wrong, where, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class D3TuneError(Exception):
+    """An error with a message for the user; the command line prints it alone, without a traceback.
+
+    Attributes:
+        exit_code: what the process exits with (1 failed, 2 usage, 3 no usable trial).
+    """
+
+    exit_code = 1
+
+
+class UsageError(D3TuneError):
+    """What was asked for is wrong: an unknown name, an illegal value, a request that cannot be met."""
+
+    exit_code = 2
+
+
+class DatasetError(UsageError):
+    """A dataset is missing, incomplete or inconsistent."""
+
+
+class RunError(D3TuneError):
+    """A run directory is missing, damaged, in use, or of another search."""
+
+
+class NoUsableTrialError(D3TuneError):
+    """A search ended without one trial that could be selected."""
+
+    exit_code = 3
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped name.
+
+    Args:
+        name: what the user wrote.
+        known: every name that would have been right.
+
+    Returns:
+        ``"; did you mean 'x'?"`` where one is close, else ``"; known: a, b, c"``.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""

@@ -1,0 +1,81 @@
+"""Where d3tune keeps things, and how it writes them so that nothing is ever half written."""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from d3tune.errors import D3TuneError
+
+
+def home() -> Path:
+    """The folder for prepared datasets, runs and the MLflow store: ``$D3TUNE_HOME``, else ``~/.d3tune``.
+
+    Raises:
+        D3TuneError: it cannot be created or written.
+    """
+    path = Path(os.environ.get("D3TUNE_HOME") or "~/.d3tune").expanduser().absolute()
+    return writable_directory(path, "set D3TUNE_HOME to a folder you can write")
+
+
+def writable_directory(path: Path, advice: str) -> Path:
+    """Create a directory where it is missing and make sure that files can be written in it.
+
+    Raises:
+        D3TuneError: it cannot; the message ends with ``advice``.
+    """
+    probe = path / f".d3tune-{secrets.token_hex(6)}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise D3TuneError(f"cannot write in {path}: {error.strerror}; {advice}") from None
+    return path
+
+
+def slug(name: str) -> str:
+    """A name safe for one path component and for MLflow: letters, digits, ``. _ -``; ``hanzi/1`` → ``hanzi-1``."""
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
+    return cleaned or "unnamed"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, sync it, and rename it into place.
+
+    A reader sees the old content or the new, never a part, also after a power cut.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        write(temporary)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    write_atomically(path, lambda temporary: _write_utf8(temporary, text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; NaN and infinity are refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a directory entry to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_utf8(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

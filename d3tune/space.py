@@ -1,0 +1,295 @@
+"""Search spaces: which hyper-parameters a search varies, in which interval, under which condition.
+
+One YAML file a backbone in ``search_spaces/``; a user's own file has the same form. Legal bounds are the
+configuration's (``d3tune.config``); an interval must lie inside them.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from d3tune.config import TrialConfig, first_fault, validated
+from d3tune.errors import UsageError, nearest
+from d3tune.yamlfile import read_yaml
+
+Value = bool | int | float | str | None
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+Number = Annotated[Any, BeforeValidator(_number)]
+Allowed = Literal["positive"] | list[Value]
+
+
+class Parameter(BaseModel):
+    """One searched hyper-parameter: an interval or choices, perhaps off (0), perhaps conditional."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: Number | None = Field(None, description="smallest value, included")
+    high: Number | None = Field(None, description="largest value, included")
+    log: bool = Field(False, strict=True, description="search the logarithm")
+    choices: list[Value] | None = Field(None, min_length=1, description="values instead of an interval")
+    off: bool = Field(False, strict=True, description="may also be exactly 0, with probability ½ at random")
+    when: dict[str, Allowed] | None = Field(None, description="searched only if all of these hold")
+    when_any: dict[str, Allowed] | None = Field(None, description="searched only if one of these holds")
+    about: str = Field(description="one line on what it does")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Parameter":
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log or self.off:
+                raise ValueError("choices exclude low, high, log and off")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("needs low and high, or choices")
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if (self.log or self.off) and self.low <= 0:
+            raise ValueError(f"log and off need low above 0, not {self.low}")
+        return self
+
+    def conditions(self) -> list[str]:
+        """Names of the hyper-parameters that decide whether this one is searched."""
+        return [*(self.when or {}), *(self.when_any or {})]
+
+    def active(self, values: Mapping[str, Any]) -> bool:
+        """Whether it is searched, given the hyper-parameters before it."""
+        holds = [_holds(values.get(name), allowed) for name, allowed in (self.when or {}).items()]
+        any_holds = [_holds(values.get(name), allowed) for name, allowed in (self.when_any or {}).items()]
+        return all(holds) and (any(any_holds) or not any_holds)
+
+
+class WarmStart(BaseModel):
+    """A configuration to try first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    source: str = Field(description="where it is from: a paper's settings, or validation results")
+    values: dict[str, Value]
+
+
+class Scope(BaseModel):
+    """What an override applies to; an absent condition always holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    datasets: list[str] | None = Field(None, description="dataset names; 'hanzi' covers hanzi/0 to hanzi/5")
+    max_features: int | None = Field(None, description="feature widths up to this one")
+
+    def covers(self, dataset: str, n_features: int) -> bool:
+        """Whether the override applies to a dataset of this name and feature width."""
+        named = self.datasets is None or dataset in self.datasets or dataset.split("/")[0] in self.datasets
+        return named and (self.max_features is None or n_features <= self.max_features)
+
+
+class Override(BaseModel):
+    """Changes for some datasets: values and parameters by name replace those above; warm starts replace all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scope: Scope
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+    warm_start: list[WarmStart] | None = None
+
+
+class SpaceFile(BaseModel):
+    """A file of ``search_spaces/``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbone: str
+    fixed: dict[str, Any] = Field(default_factory=dict, description="values that differ from the defaults")
+    parameters: dict[str, Parameter]
+    warm_start: list[WarmStart] = Field(default_factory=list)
+    overrides: list[Override] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space of one search, overrides applied.
+
+    Attributes:
+        backbone: its name.
+        fixed: values that are not searched and differ from the configuration's defaults.
+        parameters: searched ones; a condition names only earlier or fixed ones.
+        warm_start: configurations to try first.
+    """
+
+    backbone: str
+    fixed: dict[str, Any]
+    parameters: dict[str, Parameter]
+    warm_start: tuple[WarmStart, ...]
+
+    def with_fixed(self, values: Mapping[str, Any]) -> "Space":
+        """The space with some hyper-parameters set instead of searched."""
+        searched = {name: item for name, item in self.parameters.items() if name not in values}
+        return replace(self, fixed={**self.fixed, **values}, parameters=searched)
+
+    def without_warm_start(self) -> "Space":
+        """The space with no configuration to try first."""
+        return replace(self, warm_start=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for run.yaml; `space_from_dict` reads them back."""
+        return {
+            "backbone": self.backbone,
+            "fixed": self.fixed,
+            "parameters": {
+                name: item.model_dump(exclude_defaults=True) for name, item in self.parameters.items()
+            },
+            "warm_start": [point.model_dump() for point in self.warm_start],
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what the search can suggest; descriptions do not count."""
+        value = self.to_dict()
+        for parameter in value["parameters"].values():
+            parameter.pop("about")
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def load_space(
+    backbone: str, config: type[TrialConfig], dataset: str, n_features: int, path: Path | None = None
+) -> Space:
+    """The space for a backbone on a dataset.
+
+    Args:
+        backbone: its name.
+        config: its configuration class, which holds the legal bounds.
+        dataset: the dataset's name, for overrides.
+        n_features: X, for overrides.
+        path: a user's own file; None takes the shipped one.
+
+    Raises:
+        UsageError: the file is missing or wrong; the message names file and key.
+    """
+    path = path or shipped_space(backbone)
+    raw = read_yaml(path)
+    try:
+        file = SpaceFile.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_fault(error)}") from None
+    if file.backbone != backbone:
+        raise UsageError(f"{path}: backbone: this space is for '{file.backbone}', not '{backbone}'")
+    fixed, parameters, warm_start = dict(file.fixed), dict(file.parameters), file.warm_start
+    for override in file.overrides:
+        if override.scope.covers(dataset, n_features):
+            fixed |= override.fixed
+            parameters = {k: v for k, v in parameters.items() if k not in override.fixed}
+            parameters |= override.parameters
+            warm_start = warm_start if override.warm_start is None else override.warm_start
+    fixed = {name: value for name, value in fixed.items() if name not in parameters}
+    space = Space(backbone, fixed, parameters, tuple(warm_start))
+    check_space(space, config, str(path))
+    return space
+
+
+def space_from_dict(value: dict[str, Any], config: type[TrialConfig], where: str) -> Space:
+    """Read back `Space.to_dict`; raises `UsageError` like `load_space`."""
+    try:
+        file = SpaceFile.model_validate(value)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_fault(error)}") from None
+    space = Space(file.backbone, file.fixed, file.parameters, tuple(file.warm_start))
+    check_space(space, config, where)
+    return space
+
+
+def shipped_space(backbone: str) -> Path:
+    """Path of the shipped space of a backbone, in an installed wheel or in a source tree."""
+    package = Path(__file__).parent
+    for folder in (package / "search_spaces", package.parent / "search_spaces"):
+        if (folder / f"{backbone}.yaml").is_file():
+            return folder / f"{backbone}.yaml"
+    raise UsageError(f"no search space is shipped for backbone '{backbone}'; give one with --space FILE")
+
+
+def check_space(space: Space, config: type[TrialConfig], where: str) -> None:
+    """Check names, legal bounds, conditions and warm starts against the backbone's configuration.
+
+    Raises:
+        UsageError: one line on the first fault.
+    """
+    validated(config, {k: v for k, v in space.fixed.items()}, f"{where}: fixed")
+    known = set(config.model_fields)
+    settled = known - set(space.parameters)
+    for name, parameter in space.parameters.items():
+        here = f"{where}: parameters.{name}"
+        if name not in known:
+            raise UsageError(f"{here}: unknown hyper-parameter '{name}'{nearest(name, known)}")
+        for condition in parameter.conditions():
+            if condition not in settled:
+                why = "must come before it" if condition in space.parameters else "is unknown"
+                raise UsageError(f"{here}: the condition on '{condition}' cannot be met: it {why}")
+        _check_bounds(parameter, name, config, here)
+        settled.add(name)
+    for point in space.warm_start:
+        _check_point(point, space, config, f"{where}: warm_start '{point.name}'")
+
+
+def is_integer(config: type[TrialConfig], name: str) -> bool:
+    """Whether a hyper-parameter takes whole numbers."""
+    annotation = config.model_fields[name].annotation
+    kinds = get_args(annotation) or (annotation,)
+    return int in kinds and bool not in kinds
+
+
+def _check_bounds(parameter: Parameter, name: str, config: type[TrialConfig], where: str) -> None:
+    field = config.model_fields[name]
+    legal: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])
+    values = parameter.choices if parameter.choices is not None else [parameter.low, parameter.high]
+    if parameter.off:
+        values = [0, *values]
+    for value in values:
+        try:
+            legal.validate_python(value, strict=False)
+        except ValidationError as error:
+            raise UsageError(f"{where}: {first_fault(error)}") from None
+
+
+def _check_point(point: WarmStart, space: Space, config: type[TrialConfig], where: str) -> None:
+    validated(config, {**space.fixed, **point.values}, where)
+    for name, value in point.values.items():
+        parameter = space.parameters.get(name)
+        if parameter is not None and not contains(parameter, value):
+            raise UsageError(f"{where}: {name}: {value!r} is outside the space's own interval or choices")
+
+
+def contains(parameter: Parameter, value: Value) -> bool:
+    """Whether a value can be suggested for a parameter."""
+    if parameter.choices is not None:
+        return value in parameter.choices
+    if not isinstance(value, int | float):
+        return False
+    assert parameter.low is not None
+    assert parameter.high is not None
+    return parameter.low <= value <= parameter.high or (parameter.off and value == 0)
+
+
+def _holds(value: Any, allowed: Allowed) -> bool:
+    if allowed == "positive":
+        return isinstance(value, int | float) and value > 0
+    return value in allowed
+
+
+def _fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    if fault["type"] == "extra_forbidden":
+        return f"{'.'.join(map(str, fault['loc']))}: unknown key"
+    if fault["type"] == "missing":
+        return f"{'.'.join(map(str, fault['loc']))}: is missing"
+    return first_fault(error)

@@ -1,0 +1,97 @@
+"""Reading YAML that a user wrote: no tags, no duplicate keys, numbers as people write them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from d3tune.errors import UsageError
+
+MAX_BYTES = 5_000_000
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2's plain words and one value a key.
+
+    ``1e-4`` is a number and ``on``, ``off``, ``yes`` and ``no`` are words, as YAML 1.2 has it.
+    """
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        if not isinstance(key, str | int | float | bool):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        UsageError: the file is missing, too large, not UTF-8, not YAML, or not a mapping; or it uses tags or aliases.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB; not a configuration")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse YAML text that holds one mapping; see `read_yaml`.
+
+    Args:
+        text: the YAML.
+        where: what to name in an error.
+    """
+    try:
+        value = _load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}" if mark else "?"
+        raise UsageError(f"{where}: {place}: {_one_line(error.problem or 'not YAML')}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: not YAML: {_one_line(str(error))}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: must be a mapping of keys to values, not {type(value).__name__}")
+    return {str(key): item for key, item in value.items()}
+
+
+def dump_yaml(value: dict[str, Any]) -> str:
+    """A mapping as YAML text, keys in their order."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _load(text: str) -> Any:
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("aliases (*name) are not allowed")
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
