@@ -1,0 +1,145 @@
+"""Closed-form baselines: class means by kernel ridge under one Gaussian (`gaussian`), and ESZSL.
+
+Both take seconds, have no seed, and belong beside every searched result.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from d3tune.data.tensors import Tensors
+from d3tune.method.metrics import Scores
+
+Scorer = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class GaussianSetting:
+    """Hyper-parameters of `gaussian`.
+
+    Attributes:
+        kernel: of the semantics: ``linear`` or ``rbf`` exp(−‖a − b‖²/(2(γm)²)), m the median distance of seen classes.
+        gamma: γ; not read by ``linear``.
+        ridge: of the kernel regression, relative to the mean diagonal of the kernel.
+        shrinkage: share of the covariance's diagonal in [0, 1].
+    """
+
+    kernel: Literal["linear", "rbf"]
+    gamma: float
+    ridge: float
+    shrinkage: float
+
+
+@dataclass(frozen=True)
+class EszslSetting:
+    """Ridges of ESZSL (Romera-Paredes and Torr, 2015): ``gamma`` on features, ``lam`` on semantics."""
+
+    gamma: float
+    lam: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One setting and its class scores: rows (n, X) → (n, N)."""
+
+    setting: dict[str, Any]
+    score: Scorer
+
+
+def fit_gaussian(data: Tensors) -> Iterator[Fitted]:
+    """Fit `gaussian` for every setting of its grid; the covariance and its factors are shared.
+
+    Seen class means are the data's; unseen ones come from kernel ridge regression of the seen means on semantics.
+    Score: x'Σ⁻¹μ − ½μ'Σ⁻¹μ with the pooled within-class covariance Σ shrunk to its diagonal.
+    """
+    x, y = data.train_x.double(), data.train_y
+    means = _class_means(x, y, data.n_seen)
+    centred = x - means[y]
+    covariance = centred.T @ centred / len(x)
+    semantics = data.semantics.double()
+    for shrinkage in (0.1, 0.3, 0.5, 0.7, 0.9):
+        factor = _factor(covariance, shrinkage)
+        for kernel, gamma in (("linear", 1.0), ("rbf", 0.5), ("rbf", 1.0), ("rbf", 2.0)):
+            for ridge in (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0):
+                setting = GaussianSetting(kernel, gamma, ridge, shrinkage)  # type: ignore[arg-type]
+                mu = torch.cat([means, predict_means(means, semantics, data.n_seen, setting)])
+                yield Fitted(asdict(setting), _discriminant(mu, factor))
+
+
+def fit_eszsl(data: Tensors) -> Iterator[Fitted]:
+    """Fit ESZSL for ridges in 10^{−3 … 3} each: W = (X'X + γI)⁻¹X'YS(S'S + λI)⁻¹, Y = ±1, score xWa'.
+
+    Both inverses come from one eigendecomposition each, so that the grid costs two products a setting.
+    """
+    x, s = data.train_x.double(), data.semantics.double()
+    y = -torch.ones(len(x), data.n_seen, dtype=torch.float64, device=x.device)
+    y[torch.arange(len(x), device=x.device), data.train_y] = 1
+    seen = s[: data.n_seen]
+    x_values, x_vectors = torch.linalg.eigh(x.T @ x)
+    s_values, s_vectors = torch.linalg.eigh(seen.T @ seen)
+    core = x_vectors.T @ (x.T @ (y @ seen)) @ s_vectors
+    for gamma in range(-3, 4):
+        for lam in range(-3, 4):
+            scaled = core / (x_values[:, None] + 10.0**gamma) / (s_values[None, :] + 10.0**lam)
+            weight = x_vectors @ scaled @ (s_vectors.T @ s.T)
+            yield Fitted(asdict(EszslSetting(10.0**gamma, 10.0**lam)), _linear(weight))
+
+
+def predict_means(means: Tensor, semantics: Tensor, n_seen: int, setting: GaussianSetting) -> Tensor:
+    """Unseen class means (N_u, X) by kernel ridge regression from semantics.
+
+    Args:
+        means: (N_s, X) of the seen classes.
+        semantics: (N, A), the seen classes first.
+        n_seen: N_s.
+        setting: kernel and ridge.
+    """
+    gram = _gram(semantics, n_seen, setting)
+    known = gram[:n_seen]
+    ridge = setting.ridge * known.diagonal().mean()
+    center = means.mean(dim=0)
+    identity = torch.eye(n_seen, dtype=gram.dtype, device=gram.device)
+    return center + gram[n_seen:] @ torch.linalg.solve(known + ridge * identity, means - center)
+
+
+def evaluation_scores(data: Tensors, score: Scorer) -> Scores:
+    """A scorer's class scores of both evaluation sets."""
+    seen, unseen = score(data.eval_seen_x.double()), score(data.eval_unseen_x.double())
+    return Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
+
+
+def _gram(semantics: Tensor, n_seen: int, setting: GaussianSetting) -> Tensor:
+    """Kernel of all classes (rows) with the seen ones (columns)."""
+    seen = semantics[:n_seen]
+    if setting.kernel == "linear":
+        return semantics @ seen.T
+    distance = torch.cdist(semantics, seen)
+    among = distance[:n_seen]
+    median = among[~torch.eye(n_seen, dtype=torch.bool, device=among.device)].median()
+    return torch.exp(-distance.square() / (2 * (setting.gamma * median).square()))
+
+
+def _factor(covariance: Tensor, shrinkage: float) -> Tensor:
+    diagonal = covariance.diagonal()
+    shrunk = (1 - shrinkage) * covariance + shrinkage * torch.diag(diagonal)
+    # a constant feature has variance 0: a floor keeps the matrix invertible and the feature without weight
+    floor = 1e-6 * diagonal.mean().clamp(min=1e-12)
+    return torch.linalg.cholesky(shrunk + floor * torch.eye(len(shrunk), dtype=shrunk.dtype, device=shrunk.device))
+
+
+def _discriminant(mu: Tensor, factor: Tensor) -> Scorer:
+    weight = torch.cholesky_solve(mu.T, factor)
+    bias = -0.5 * (mu.T * weight).sum(dim=0)
+    return lambda x: x @ weight + bias
+
+
+def _linear(weight: Tensor) -> Scorer:
+    return lambda x: x @ weight
+
+
+def _class_means(x: Tensor, y: Tensor, n_classes: int) -> Tensor:
+    sums = x.new_zeros(n_classes, x.shape[1]).index_add_(0, y, x)
+    return sums / torch.bincount(y, minlength=n_classes)[:, None]

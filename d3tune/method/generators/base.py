@@ -1,0 +1,139 @@
+"""What every generative backbone offers to the joint training."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from d3tune.config import TrialConfig
+from d3tune.method.networks import EmbeddingClassifier, linear
+
+OutputActivation = Literal["sigmoid", "relu", "linear"]
+
+
+class GeneratorConfig(TrialConfig):
+    """Hyper-parameters of every generative backbone."""
+
+    generator_lr: float = Field(1e-4, gt=0, le=1, description="Adam learning rate of the backbone")
+    hidden_dim: int = Field(4096, ge=1, le=65536, description="width of the backbone's hidden layers")
+    noise_dim: int | None = Field(None, ge=1, le=65536, description="size of the noise; null = that of a")
+    output_activation: OutputActivation = Field(
+        "relu", description="after the last layer: sigmoid or relu for minmax features, linear for standard"
+    )
+
+
+C = TypeVar("C", bound=GeneratorConfig)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real seen rows.
+
+    Attributes:
+        x: (B, X) features.
+        y: (B,) classes in [0, N_s).
+        a: (B, A) their semantics.
+        teacher_z: (B, E) the teacher's embeddings of x.
+        teacher_v: (B, N_s) the teacher's logits of x.
+    """
+
+    x: Tensor
+    y: Tensor
+    a: Tensor
+    teacher_z: Tensor
+    teacher_v: Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """X, A and the class counts of the data that a model is built for."""
+
+    n_features: int
+    n_semantics: int
+    n_seen: int
+    n_unseen: int
+
+    @property
+    def n_classes(self) -> int:
+        """N = N_s + N_u."""
+        return self.n_seen + self.n_unseen
+
+
+class Backbone(nn.Module, ABC, Generic[C]):
+    """A generator of features from noise and class semantics, with its own loss.
+
+    The joint training calls `prepare` and `loss` once an update, adds the D³ terms on `sample`d rows, and steps
+    the optimiser of `generator_parameters`. Every random number comes from the generator that is handed in.
+    """
+
+    def __init__(self, sizes: Sizes, config: C, teacher: EmbeddingClassifier) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.config = config
+        # in a tuple, so that the frozen teacher is not a part of this module's own state
+        self._teacher = (teacher,)
+
+    @property
+    def teacher(self) -> EmbeddingClassifier:
+        """The frozen teacher."""
+        return self._teacher[0]
+
+    @property
+    def noise_dim(self) -> int:
+        """Width of the noise that `sample` reads."""
+        return self.config.noise_dim or self.sizes.n_semantics
+
+    @property
+    def batches_per_update(self) -> int:
+        """Real batches that one update reads; the last one is also the D³ batch."""
+        return 1
+
+    @abstractmethod
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """What one update of the generator changes."""
+
+    @abstractmethod
+    def sample(self, noise: Tensor, semantics: Tensor) -> Tensor:
+        """Differentiable samples (B, X) from noise (B, noise_dim) and semantics (B, A)."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_gen, a scalar, and its parts by name (detached)."""
+
+    def own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimisers that `prepare` steps itself, by name; part of the training's state."""
+        return {}
+
+    def prepare(self, batches: Sequence[Batch], rng: torch.Generator) -> dict[str, Tensor]:
+        """What comes before the generator's update, e.g. critic steps; returns losses by name (detached)."""
+        return {}
+
+    def draw_noise(self, n: int, rng: torch.Generator) -> Tensor:
+        """Standard normal noise (n, noise_dim) on the generator's device."""
+        return torch.randn(n, self.noise_dim, generator=rng, device=rng.device)
+
+
+class SemanticGenerator(nn.Module):
+    """[noise; a] → hidden LeakyReLU(.2) → X, the generator of f-CLSWGAN (Xian et al., 2018)."""
+
+    def __init__(self, sizes: Sizes, config: GeneratorConfig, noise_dim: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.hidden = linear(noise_dim + sizes.n_semantics, config.hidden_dim, rng)
+        self.output = linear(config.hidden_dim, sizes.n_features, rng)
+        self.activation = config.output_activation
+
+    def forward(self, noise: Tensor, semantics: Tensor) -> Tensor:
+        """Noise (B, noise_dim) and semantics (B, A) to features (B, X)."""
+        h = nn.functional.leaky_relu(self.hidden(torch.cat([noise, semantics], dim=1)), 0.2)
+        return activate(self.output(h), self.activation)
+
+
+def activate(x: Tensor, activation: OutputActivation) -> Tensor:
+    """Apply an output activation."""
+    if activation == "sigmoid":
+        return torch.sigmoid(x)
+    return torch.relu(x) if activation == "relu" else x

@@ -1,0 +1,51 @@
+"""The small networks of the method, initialised from an explicit random generator."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Activation = Literal["relu", "identity"]
+INIT_SD = 0.02
+
+
+def linear(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
+    """A linear layer with weights N(0, .02) and bias 0, as in the authors' code.
+
+    Args:
+        n_in: input width.
+        n_out: output width.
+        rng: a CPU generator, so that one seed gives the same weights on every device.
+    """
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    with torch.no_grad():
+        layer.weight.normal_(0.0, INIT_SD, generator=rng)
+        layer.bias.zero_()
+    return layer
+
+
+class EmbeddingClassifier(nn.Module):
+    """Embedding E = Linear + activation and classifier C = Linear: teacher (E_o, C_o) and student (E_s, C_s)."""
+
+    def __init__(
+        self, n_features: int, embed_dim: int, n_classes: int, activation: Activation, rng: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.embed_layer = linear(n_features, embed_dim, rng)
+        self.logit_layer = linear(embed_dim, n_classes, rng)
+        self.activation = activation
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Features (B, X) to embeddings (B, E)."""
+        z: Tensor = self.embed_layer(x)
+        return torch.relu(z) if self.activation == "relu" else z
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, X) to embeddings (B, E) and logits (B, classes)."""
+        z = self.embed(x)
+        return z, self.logit_layer(z)
+
+
+def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Adam:
+    """Fused Adam with the betas (.5, .999) of the authors' code."""
+    return torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.999), fused=True)
