@@ -1,0 +1,48 @@
+"""Exporting the winner of a run as a configuration file."""
+
+from pathlib import Path
+
+from d3tune.errors import RunError, UsageError
+from d3tune.files import write_text
+from d3tune.results.leaderboard import best_run
+from d3tune.search.run import open_run
+
+
+def export_best(
+    run: str | None, dataset: str | None, backbone: str | None, output: Path, force: bool
+) -> Path:
+    """Write the confirmed winner's configuration.
+
+    Args:
+        run: a run's directory or name; None takes the best confirmed run of dataset and backbone.
+        dataset: its name.
+        backbone: its name.
+        output: the file to write.
+        force: whether an existing other file may be replaced.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UsageError: neither a run nor dataset and backbone are given, or the file exists.
+        RunError: the run has no confirmed winner.
+    """
+    if (run is None) == (dataset is None or backbone is None):
+        raise UsageError("export takes a run, or --dataset with --backbone")
+    if run is None:
+        assert dataset is not None
+        assert backbone is not None
+        run = best_run(dataset, backbone)
+        if run is None:
+            raise RunError(f"no confirmed run of {backbone} on {dataset}; d3tune leaderboard lists what there is")
+    opened = open_run(run)
+    if not opened.best.exists():
+        raise RunError(f"{opened.path}: no confirmed winner yet; finish it with: d3tune resume {opened.path}")
+    text = opened.best.read_text(encoding="utf-8")
+    if output.exists() and not force and output.read_text(encoding="utf-8") != text:
+        raise UsageError(f"{output}: exists and differs; give another -o, or --force")
+    try:
+        write_text(output, text)
+    except OSError as error:
+        raise UsageError(f"{output}: cannot write: {error.strerror}") from None
+    return output

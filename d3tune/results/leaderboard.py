@@ -1,0 +1,84 @@
+"""The leaderboard: the best confirmed run for each dataset and backbone, chosen by validation."""
+
+from typing import TYPE_CHECKING, Any
+
+from d3tune.search.run import summaries
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = [
+    "dataset",
+    "semantics",
+    "features",
+    "backbone",
+    "val_H",
+    "test_H",
+    "test_H_sd",
+    "test_U",
+    "test_S",
+    "test_T1",
+    "test_AUSUC",
+    "seeds",
+    "protocol",
+    "trials",
+    "trial_hours",
+    "run",
+]
+
+
+def leaderboard_rows() -> list[dict[str, Any]]:
+    """One row a dataset, semantics, features and backbone: the run with the largest confirmed validation H.
+
+    Accuracies are in [0, 1]; the test protocol's are means over confirmation seeds.
+    """
+    best: dict[tuple[str, ...], dict[str, Any]] = {}
+    for summary in summaries():
+        if summary.get("selection") is None or summary.get("test") is None:
+            continue
+        row = _row(summary)
+        key = tuple(row[name] for name in ("dataset", "semantics", "features", "backbone"))
+        if key not in best or row["val_H"] > best[key]["val_H"]:
+            best[key] = row
+    return sorted(best.values(), key=lambda row: (row["dataset"], -row["val_H"]))
+
+
+def leaderboard() -> "pd.DataFrame":
+    """`leaderboard_rows` as a data frame, with these columns also where there is no row."""
+    import pandas as pd
+
+    return pd.DataFrame(leaderboard_rows(), columns=COLUMNS)
+
+
+def best_run(dataset: str, backbone: str) -> str | None:
+    """Path of the confirmed run with the largest validation H, or None."""
+    candidates = [
+        summary
+        for summary in summaries()
+        if summary["dataset"]["name"] in (dataset, f"{dataset}/0")
+        and summary["backbone"] == backbone
+        and summary.get("test") is not None
+    ]
+    return max(candidates, key=lambda s: s["selection"]["val_H"])["path"] if candidates else None
+
+
+def _row(summary: dict[str, Any]) -> dict[str, Any]:
+    test, selection = summary["test"], summary["selection"]
+    return {
+        "dataset": summary["dataset"]["name"],
+        "semantics": summary["dataset"]["semantics"],
+        "features": summary["dataset"]["features"],
+        "backbone": summary["backbone"],
+        "val_H": selection["val_H"],
+        "test_H": test["H"]["mean"],
+        "test_H_sd": test["H"]["sd"],
+        "test_U": test["U"]["mean"],
+        "test_S": test["S"]["mean"],
+        "test_T1": test["T1"]["mean"],
+        "test_AUSUC": test["AUSUC"]["mean"],
+        "seeds": len(selection["seeds"]),
+        "protocol": test["protocol"],
+        "trials": sum(summary["trials"].values()),
+        "trial_hours": summary["trial_hours"],
+        "run": summary["run"],
+    }

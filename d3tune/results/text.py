@@ -1,0 +1,146 @@
+"""What commands print: plain tables that read the same in a terminal, a file and a paste."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from d3tune.data.registry import DatasetInfo
+    from d3tune.data.summary import DatasetSummary
+    from d3tune.results.doctor import Finding
+    from d3tune.search.confirm import TestResult
+    from d3tune.search.search import Outcome
+    from d3tune.search.train import Trained
+
+WIDTH = 140
+
+
+def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
+    """The end of a search: the table, the winner, its test result, and where everything is."""
+    lines = [_outcome_table(outcome)] if outcome.winner is not None else []
+    states = ", ".join(f"{count} {state}" for state, count in outcome.counts.items())
+    lines.append(f"trials: {states}")
+    if outcome.winner is not None:
+        lines.append(f"winner: trial {outcome.winner.number}, val/H {outcome.winner.value:.3f} (calibrated)")
+    if outcome.test is not None:
+        lines.append(test_line(outcome.test))
+        lines.append(f"best configuration: {outcome.run.best}")
+    lines.append(f"run: {outcome.run.path}")
+    lines.append(f"MLflow: experiment {outcome.experiment} in {tracking_uri}")
+    if tracking_uri.startswith("http"):
+        lines.append(f"  {tracking_uri.rstrip('/')}/{outcome.link}")
+    else:
+        lines.append(f"  d3tune ui, then http://127.0.0.1:5000/{outcome.link}")
+    return "\n".join(lines)
+
+
+def train_text(trained: "Trained") -> str:
+    """The result of retraining a configuration."""
+    rows = [
+        [str(seed), *(f"{row[name]:.3f}" for name in ("H", "U", "S", "T1", "AUSUC"))]
+        for seed, row in zip(trained.test.seeds, trained.test.per_seed, strict=True)
+    ]
+    table = _table(["seed", "test H", "U", "S", "T1", "AUSUC"], rows)
+    return f"{table}\n{test_line(trained.test)}"
+
+
+def test_line(test: "TestResult") -> str:
+    """``test H mean ± sd`` with the protocol, U and S."""
+    seeds = len(test.seeds)
+    return (
+        f"test H {_with_sd(test, 'H', 4)}  (U {_with_sd(test, 'U')}, S {_with_sd(test, 'S')}; "
+        f"protocol test, {seeds} seed{'s' if seeds > 1 else ''}, offset from validation)"
+    )
+
+
+def leaderboard_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The leaderboard, or how to start one."""
+    if not rows:
+        return "no confirmed run yet; start with: d3tune search --dataset hanzi --backbone gan --trials 12"
+    cells = [
+        [
+            row["dataset"],
+            row["backbone"],
+            f"{row['val_H']:.3f}",
+            f"{row['test_H']:.3f}" + ("" if row["test_H_sd"] is None else f" ± {row['test_H_sd']:.3f}"),
+            *(f"{row[name]:.3f}" for name in ("test_U", "test_S", "test_T1", "test_AUSUC")),
+            str(row["seeds"]),
+            f"{row['features']}, {row['semantics']}",
+            str(row["trials"]),
+            f"{row['trial_hours']:.2f}",
+            row["run"],
+        ]
+        for row in rows
+    ]
+    header = ["dataset", "backbone", "val H", "test H", "U", "S", "T1", "AUSUC", "seeds", "features", "trials"]
+    return _table([*header, "hours", "run"], cells) + "\nprotocol test: chosen on validation, tested once a seed"
+
+
+def datasets_text(infos: Sequence["DatasetInfo"]) -> str:
+    """The datasets that were found."""
+    cells = [
+        [
+            info.name,
+            "–" if info.rows is None else str(info.rows),
+            "–" if info.n_features is None else str(info.n_features),
+            "–" if info.n_classes is None else str(info.n_classes),
+            info.problem or str(info.place),
+        ]
+        for info in infos
+    ]
+    return _table(["dataset", "rows", "X", "classes", "where, or what is wrong"], cells)
+
+
+def dataset_text(summary: "DatasetSummary") -> str:
+    """What is in a dataset."""
+    lines = [
+        f"{summary.name}: every check passed",
+        f"  classes: {summary.n_seen} seen, {summary.n_unseen} unseen",
+        f"  rows: {summary.n_trainval} trainval, {summary.n_test_seen} test seen, {summary.n_test_unseen} test unseen",
+        f"  features: {summary.n_features} ({summary.feature_tag}), {summary.feature_min:g} to {summary.feature_max:g}",
+        f"  semantics: {summary.semantics_id}",
+        f"  validation: {summary.pseudo_unseen} pseudo-unseen classes in split 0",
+        f"  content: {summary.content_hash}",
+    ]
+    return "\n".join([*lines, *(f"  note: {note}" for note in summary.notes)])
+
+
+def doctor_text(findings: Sequence["Finding"]) -> str:
+    """The examination, problems marked."""
+    cells = [["✗" if finding.problem else "✓", finding.what, finding.state] for finding in findings]
+    return _table(["", "what", "state"], cells)
+
+
+def _outcome_table(outcome: "Outcome") -> str:
+    assert outcome.winner is not None
+    rows = []
+    test = outcome.test
+    if test is not None and outcome.selection is not None:
+        name = f"{outcome.run.search.backbone} + D³ ({outcome.selection.head})"
+        rows.append([name, f"{outcome.selection.val_H:.3f}", *(_with_sd(test, key) for key in _SHOWN)])
+    for row in outcome.baselines:
+        cells = [f"{row[f'test/{key}']:.3f}" for key in _SHOWN]
+        rows.append([f"{row['name']} (baseline)", f"{row['val/H']:.3f}", *cells])
+    return _table(["model", "val H", "test H", "U", "S", "T1", "AUSUC"], rows) if rows else ""
+
+
+_SHOWN = ("H", "U", "S", "T1", "AUSUC")
+
+
+def _with_sd(test: "TestResult", metric: str, digits: int = 3) -> str:
+    sd = test.sd(metric)
+    return f"{test.mean(metric):.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(width=WIDTH, no_color=True, highlight=False, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())

@@ -1,0 +1,66 @@
+"""Executors run trials and other jobs; they decide nothing and hold no state that matters."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from d3tune.search.checkpoint import remove_checkpoints
+from d3tune.search.jobs import TrainingJob
+from d3tune.search.study import Assignment, Ledger
+
+
+@dataclass
+class StopSignal:
+    """Set when the search shall drain: no new trial, running ones end at their last checkpoint.
+
+    Attributes:
+        requested: whether it is set.
+        deadline: a `time.monotonic` value after which no new trial is given out; None for none.
+    """
+
+    requested: bool = False
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialQueue:
+    """Where an executor gets trials from and takes their reports to.
+
+    Attributes:
+        ledger: the study.
+        limit: trials the search may have in all.
+        job: makes the job of an assignment.
+        directory: the directory of a trial number.
+        on_end: called with the number when a trial's outcome is in the study.
+        stop: see `StopSignal`.
+    """
+
+    ledger: Ledger
+    limit: int
+    job: Callable[[Assignment], TrainingJob]
+    directory: Callable[[int], Path]
+    on_end: Callable[[int], None]
+    stop: StopSignal = field(default_factory=StopSignal)
+
+    def end(self, number: int) -> None:
+        """Free what an ended trial no longer needs and tell whoever listens."""
+        remove_checkpoints(self.directory(number))
+        self.on_end(number)
+
+
+class Executor(Protocol):
+    """Runs a queue of trials, and plain functions over items, as its resources allow."""
+
+    def run_trials(self, queue: TrialQueue) -> None:
+        """Run trials until the queue is empty or a stop is requested."""
+
+    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], stop: StopSignal) -> list[Any]:
+        """Call ``function(*item)`` for every item, in any order; results in the items' order.
+
+        Raises:
+            KeyboardInterrupt: a stop was requested.
+        """
+
+    def close(self) -> None:
+        """End every process that the executor started."""

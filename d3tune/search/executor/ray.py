@@ -1,0 +1,295 @@
+"""The Ray executor: Ray Tune places trials on cores and GPUs, here or on a cluster; the study decides."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from d3tune.config import Resources
+from d3tune.errors import D3TuneError, UsageError
+from d3tune.method.training import DivergedError
+from d3tune.search.executor import StopSignal, TrialQueue
+from d3tune.search.jobs import TrainingJob
+from d3tune.search.reports import Report
+from d3tune.search.trial import RunningTrial
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # the study and MLflow are the record; Ray's loggers would write everything a second time
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+}
+for _key, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_key, _value)
+
+# Ray reads the environment when it is imported
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+OBJECT_STORE_BYTES = 200_000_000
+WORKER_FAILURES = 2
+POLL_SECONDS = 0.5
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]
+    """A worker process: one trial after another, an evaluation a step."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take a trial; the training is built in the first step, where an error becomes a result."""
+        self._assignment = json.loads(config["assignment"])
+        self._trial: RunningTrial | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial in the same process: imports are paid once."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next evaluation; a failure ends the trial, not the process."""
+        try:
+            if self._trial is None:
+                job = TrainingJob.from_dict(self._assignment["job"])
+                self._trial = RunningTrial(
+                    job, Path(self._assignment["directory"]), self._assignment["known_update"]
+                )
+            report = self._trial.next_report()
+        except DivergedError as error:
+            return {"failure": f"diverged: {error}", "done": True}
+        except Exception as error:
+            return {"failure": f"{type(error).__name__}: {error}", "done": True}
+        return {"report": json.dumps(report.to_dict()), "done": self._trial.finished}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """The trial's own directory has its checkpoints; Ray keeps none."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """See `save_checkpoint`."""
+
+
+class _Shell:
+    """Stays in its process: Ray pickles what it is handed, and these hold the study."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(_Shell, Searcher):  # type: ignore[misc]
+    """Ray's searcher: trials come from the study, their ends go to it."""
+
+    def __init__(self, queue: TrialQueue) -> None:
+        super().__init__()
+        self._queue = queue
+        self._numbers: dict[str, int] = {}
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        """Metric, mode and space are the study's own."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration, or FINISHED."""
+        queue = self._queue
+        late = queue.stop.deadline is not None and time.monotonic() > queue.stop.deadline
+        assignment = None if late or queue.stop.requested else queue.ledger.next_trial(queue.limit)
+        if assignment is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = assignment.number
+        payload = {
+            "job": queue.job(assignment).to_dict(),
+            "directory": str(queue.directory(assignment.number)),
+            "known_update": assignment.known_update,
+        }
+        return {"number": assignment.number, "assignment": json.dumps(payload)}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study how the trial ended; a trial stopped by the pruner has been told already."""
+        number = self._numbers.get(trial_id)
+        if number is None:
+            return
+        ledger = self._queue.ledger
+        if error:
+            ledger.fail(number, f"its worker process died {WORKER_FAILURES + 1} times")
+        elif result is not None and "failure" in result:
+            ledger.fail(number, result["failure"])
+        elif result is not None and result.get("done") and "report" in result:
+            if not ledger.report(number, Report.from_dict(json.loads(result["report"]))):
+                ledger.complete(number)
+        self._queue.end(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is on disk."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+class StudyPruner(_Shell, FIFOScheduler):  # type: ignore[misc]
+    """Ray's scheduler: reports go to the study, whose pruner says which trial stops."""
+
+    def __init__(self, queue: TrialQueue) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Record an evaluation that is not the last one."""
+        stop = self._queue.ledger.report(trial.config["number"], Report.from_dict(json.loads(result["report"])))
+        decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+        return decision
+
+
+class _Drain(_Shell, tune.Stopper):  # type: ignore[misc]
+    """Ends all trials once a stop is requested; their checkpoints are on disk already."""
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop.requested
+
+
+class RayExecutor:
+    """Runs trials with Ray Tune, in a private Ray of this process or on a cluster that is named."""
+
+    def __init__(self, resources: Resources, log_file: Path, num_gpus: int | None = None) -> None:
+        """Start or join Ray.
+
+        Args:
+            resources: what a trial gets, how many at once, which cluster.
+            log_file: where Ray's own messages go.
+            num_gpus: logical GPUs of a private Ray; None detects the real ones.
+
+        Raises:
+            UsageError: a trial can never fit.
+            D3TuneError: the cluster cannot be reached.
+        """
+        self._resources = resources
+        self._temporary = Path(tempfile.mkdtemp(prefix="d3tune-"))
+        _log_to(log_file)
+        try:
+            self._start(num_gpus)
+            self.concurrency = self._fitting()
+        except BaseException:
+            self.close()
+            raise
+
+    def run_trials(self, queue: TrialQueue) -> None:
+        """See `Executor.run_trials`."""
+        tuner = tune.Tuner(
+            tune.with_resources(TrialActor, self._request()),
+            tune_config=tune.TuneConfig(
+                search_alg=StudySearcher(queue),
+                scheduler=StudyPruner(queue),
+                num_samples=-1,
+                max_concurrent_trials=self.concurrency,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(self._temporary / "results"),
+                failure_config=tune.FailureConfig(max_failures=WORKER_FAILURES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                stop=_Drain(queue.stop),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], stop: StopSignal) -> list[Any]:
+        """See `Executor.map`."""
+        resources = self._resources
+        remote = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=2)(
+            function
+        )
+        pending = [remote.remote(*item) for item in items]
+        waiting = list(pending)
+        while waiting:
+            if stop.requested:
+                for reference in waiting:
+                    ray.cancel(reference, force=True)
+                raise KeyboardInterrupt
+            _, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
+        try:
+            return list(ray.get(pending))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def close(self) -> None:
+        """Leave the cluster, or end the private Ray, and remove its files."""
+        ray.shutdown()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _start(self, num_gpus: int | None) -> None:
+        common = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
+        if self._resources.address is not None:
+            try:
+                ray.init(address=self._resources.address, **common)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise D3TuneError(f"--address {self._resources.address}: no Ray cluster there: {reason}") from None
+            return
+        ray.init(
+            address="local",
+            num_gpus=num_gpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(self._temporary / "ray"),
+            _node_ip_address="127.0.0.1",
+            **common,
+        )
+
+    def _request(self) -> dict[str, float]:
+        return {"cpu": self._resources.cpus_per_trial, "gpu": self._resources.gpus_per_trial}
+
+    def _fitting(self) -> int:
+        """How many trials fit at once, node by node.
+
+        Raises:
+            UsageError: none does; the message names the resource.
+        """
+        fits = 0
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        for node in nodes:
+            shares = [
+                int(node.get(name.upper(), 0) / amount + 1e-9)
+                for name, amount in self._request().items()
+                if amount > 0
+            ]
+            fits += min(shares)
+        if fits == 0:
+            for name, amount in self._request().items():
+                most = max((node.get(name.upper(), 0) for node in nodes), default=0)
+                if amount > most:
+                    raise UsageError(
+                        f"--{name}s-per-trial {amount:g}: no node has more than {most:g} {name.upper()}s; ask for less"
+                    )
+            raise UsageError("no node has the CPUs and GPUs that one trial asks for; ask for less")
+        return min(fits, self._resources.concurrency or fits)
+
+
+def _trial_name(trial: Any) -> str:
+    return f"trial-{trial.config['number']:05d}-{trial.trial_id}"
+
+
+def _log_to(path: Path) -> None:
+    """Send what Ray logs in this process to a file, not to the terminal."""
+    logger = logging.getLogger("ray")
+    logger.handlers[:] = [logging.FileHandler(path, encoding="utf-8", delay=True)]
+    logger.propagate = False

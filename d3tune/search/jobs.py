@@ -1,0 +1,95 @@
+"""What a worker is told to train, as plain values that travel to any process."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from d3tune.config import Objective
+from d3tune.data.dataset import Protocol
+from d3tune.data.prepared import open_prepared
+from d3tune.data.tensors import Tensors, load_tensors
+from d3tune.errors import RunError
+from d3tune.method.generators import load_backbone
+from d3tune.method.generators.base import GeneratorConfig
+from d3tune.method.training import Training
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One configuration to train on one protocol.
+
+    Attributes:
+        backbone: its name.
+        config: hyper-parameters, all of them.
+        dataset: path of the prepared dataset.
+        dataset_hash: what its content must be.
+        seed: of weights, batches and noise.
+        threads: torch threads; a result is exactly repeatable with the same number.
+        objective: what is maximised on validation.
+        splits: validation draws.
+    """
+
+    backbone: str
+    config: dict[str, Any]
+    dataset: str
+    dataset_hash: str
+    seed: int
+    threads: int = 1
+    objective: Objective = "H"
+    splits: tuple[int, ...] = (0,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "TrainingJob":
+        """Read back `to_dict`."""
+        return cls(**{**value, "splits": tuple(value["splits"])})
+
+    def trainings(self, protocol: Protocol) -> list[Training]:
+        """Models ready to train: one a validation split, or the one of the test protocol.
+
+        Raises:
+            RunError: the dataset at the path is not the one of the search.
+        """
+        torch.set_num_threads(self.threads)
+        backbone = load_backbone(self.backbone)
+        config = cast(GeneratorConfig, backbone.config.model_validate(self.config))
+        splits = self.splits if protocol == "validation" else (0,)
+        views = [
+            _tensors(
+                self.dataset,
+                self.dataset_hash,
+                protocol,
+                split,
+                config.feature_scaling,
+                config.center_semantics,
+                config.semantics_scale,
+            )
+            for split in splits
+        ]
+        return [Training(view, backbone, config, self.seed) for view in views]
+
+
+@lru_cache(maxsize=4)
+def _tensors(
+    path: str, content_hash: str, protocol: Protocol, split: int, scaling: str, center: bool, scale: float
+) -> Tensors:
+    dataset = open_prepared(Path(path))
+    if dataset.content_hash != content_hash:
+        raise RunError(
+            f"{path}: holds content {dataset.content_hash[:12]}, the search was made for {content_hash[:12]}"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_tensors(
+        dataset.view(protocol, split),
+        scaling=cast(Any, scaling),
+        center_semantics=center,
+        semantics_scale=scale,
+        device=device,
+    )

@@ -1,0 +1,76 @@
+"""A report: what one evaluation of one trial said, as the study keeps it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from d3tune.config import Objective
+from d3tune.method.training import Evaluation
+
+ACCURACIES = ("H", "H_raw", "U", "S", "T1", "AUSUC", "seen_offset")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation on the validation protocol, averaged over its splits.
+
+    Attributes:
+        update: generator updates so far.
+        value: the objective under the best head.
+        head: that head.
+        metrics: ``val/H`` … of that head, ``val/<head>/H`` … of each, ``loss/…``; accuracies in [0, 1].
+        seconds: time spent on the trial so far.
+    """
+
+    update: int
+    value: float
+    head: str
+    metrics: dict[str, float]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Report":
+        """Read back `to_dict`."""
+        return cls(
+            update=int(value["update"]),
+            value=float(value["value"]),
+            head=str(value["head"]),
+            metrics={str(k): float(v) for k, v in value["metrics"].items()},
+            seconds=float(value["seconds"]),
+        )
+
+
+def make_report(evaluations: Sequence[Evaluation], objective: Objective, seconds: float) -> Report:
+    """Average the splits' evaluations of one update count and choose the head.
+
+    Args:
+        evaluations: one per validation split, all at the same update.
+        objective: what is maximised.
+        seconds: time spent so far.
+    """
+    metrics: dict[str, float] = {}
+    values: dict[str, float] = {}
+    for head in evaluations[0].heads:
+        for name in ACCURACIES:
+            mean = fmean(getattr(evaluation.heads[head], name) for evaluation in evaluations)
+            metrics[f"val/{head}/{name}"] = mean
+        values[head] = metrics[f"val/{head}/{objective}"]
+    best = max(values, key=lambda head: values[head])
+    metrics |= {f"val/{name}": metrics[f"val/{best}/{name}"] for name in ACCURACIES}
+    metrics |= _means("val/", [evaluation.diagnostics for evaluation in evaluations])
+    metrics |= _means("loss/", [evaluation.losses for evaluation in evaluations])
+    return Report(evaluations[0].update, values[best], best, metrics, seconds)
+
+
+def best_report(reports: Sequence[Report]) -> Report:
+    """The report with the largest value, the earliest of equals: its update count is s*."""
+    return max(reports, key=lambda report: report.value)
+
+
+def _means(prefix: str, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {f"{prefix}{name}": fmean(row[name] for row in rows) for name in rows[0]}

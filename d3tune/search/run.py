@@ -1,0 +1,224 @@
+"""A run directory: the frozen search, its study, its trials and what came of it."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from d3tune.config import SearchConfig, TrialConfig, first_fault
+from d3tune.errors import RunError, nearest
+from d3tune.files import home, slug, writable_directory, write_json, write_text
+from d3tune.space import Space, space_from_dict
+from d3tune.yamlfile import dump_yaml, read_yaml
+
+FORMAT = 1
+RUN_FILE = "run.yaml"
+SUMMARY_FILE = "summary.json"
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths and frozen content of one run.
+
+    Attributes:
+        path: the directory.
+        uid: a random id, the run's identity in MLflow.
+        name: the directory's name.
+        created: UTC, ISO 8601.
+        search: what is searched; never changes.
+        dataset_path: the prepared dataset.
+        space: the frozen raw space, see `load_space`.
+    """
+
+    path: Path
+    uid: str
+    name: str
+    created: str
+    search: SearchConfig
+    dataset_path: Path
+    space: dict[str, Any]
+
+    @property
+    def journal(self) -> Path:
+        """The study's journal file."""
+        return self.path / "study.journal"
+
+    @property
+    def log(self) -> Path:
+        """Where Ray's and MLflow's messages go."""
+        return self.path / "log.txt"
+
+    @property
+    def best(self) -> Path:
+        """The winner's configuration, once it is confirmed."""
+        return self.path / "best.yaml"
+
+    def trial(self, number: int) -> Path:
+        """The directory of one trial."""
+        return self.path / "trials" / f"{number:05d}"
+
+    @property
+    def planned_trials(self) -> int:
+        """How many trials the last command wanted in all."""
+        try:
+            return int(json.loads((self.path / PLAN_FILE).read_text(encoding="utf-8"))["trials"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 50
+
+    def write_plan(self, trials: int) -> None:
+        """Remember how many trials are wanted in all, for a later resume."""
+        write_json(self.path / PLAN_FILE, {"trials": trials})
+
+    def load_space(self, config: type[TrialConfig]) -> Space:
+        """The frozen search space."""
+        return space_from_dict(self.space, config, f"{self.path / RUN_FILE}: space")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write what the leaderboard and other readers need, without opening the study."""
+        write_json(self.path / SUMMARY_FILE, summary)
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Own the run: one process at a time writes to it; the lock ends with the process.
+
+        Raises:
+            RunError: another process owns it.
+        """
+        with (self.path / "lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                raise RunError(f"{self.path}: in use by {owner}; wait for it, or stop it first") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            yield
+
+
+def create_run(
+    path: Path | None, search: SearchConfig, dataset_path: Path, space: Space
+) -> tuple[RunDirectory, bool]:
+    """Create a run directory, or open the one that holds the same search.
+
+    Args:
+        path: where; None derives ``$D3TUNE_HOME/runs/<dataset>-<backbone>-s<seed>-<hash>``, so that the same command
+            finds the same run.
+        search: the frozen search.
+        dataset_path: the prepared dataset.
+        space: the resolved space.
+
+    Returns:
+        The run and whether it is new.
+
+    Raises:
+        RunError: the directory holds another search (the message names what differs) or something else.
+    """
+    identity = _identity(search, space)
+    if path is None:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
+        path = home() / "runs" / f"{slug(search.dataset)}-{search.backbone}-s{search.seed}-{digest}"
+    path = path.absolute()
+    if (path / RUN_FILE).exists():
+        run = open_run(str(path))
+        _refuse_difference(run, identity)
+        return run, False
+    if path.exists() and any(path.iterdir()):
+        raise RunError(f"{path}: is not empty and not a run; give another --run-dir")
+    writable_directory(path, "give another --run-dir")
+    document = {
+        "format": FORMAT,
+        "uid": secrets.token_hex(8),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset_path": str(dataset_path),
+        **identity,
+    }
+    write_text(path / RUN_FILE, dump_yaml(document))
+    return open_run(str(path)), True
+
+
+def open_run(name: str) -> RunDirectory:
+    """Open a run by its path, or by its name under ``$D3TUNE_HOME/runs``.
+
+    Raises:
+        RunError: there is none of that name (the nearest is named), or run.yaml is damaged or of a newer format.
+    """
+    path = _find(name)
+    document = read_yaml(path / RUN_FILE)
+    where = path / RUN_FILE
+    if document.get("format") != FORMAT:
+        raise RunError(f"{where}: format {document.get('format')!r} is not known to this version (format {FORMAT})")
+    try:
+        return RunDirectory(
+            path=path,
+            uid=str(document["uid"]),
+            name=path.name,
+            created=str(document["created"]),
+            search=SearchConfig.model_validate(document["search"]),
+            dataset_path=Path(str(document["dataset_path"])),
+            space=dict(document["space"]),
+        )
+    except ValidationError as error:
+        raise RunError(f"{where}: search: {first_fault(error)}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{where}: damaged: {error}") from None
+
+
+def summaries() -> list[dict[str, Any]]:
+    """The summaries of all runs under ``$D3TUNE_HOME/runs``, damaged ones left out."""
+    found = []
+    for path in sorted((home() / "runs").glob(f"*/{SUMMARY_FILE}")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _identity(search: SearchConfig, space: Space) -> dict[str, Any]:
+    return {"search": search.model_dump(mode="json"), "space": space.to_dict()}
+
+
+def _refuse_difference(run: RunDirectory, wanted: dict[str, Any]) -> None:
+    held = {"search": run.search.model_dump(mode="json"), "space": run.space}
+    before, now = _flat(held), _flat(wanted)
+    changed = [
+        f"{key}: {before.get(key, 'absent')} → {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.endswith(".about")
+    ]
+    if changed:
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise RunError(f"{run.path}: holds another search ({'; '.join(changed[:4])}{more}); give another --run-dir")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        rows: dict[str, Any] = {}
+        for key, item in value.items():
+            rows |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        return rows
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return _flat({str(index): item for index, item in enumerate(value)}, prefix)
+    return {prefix: value}
+
+
+def _find(name: str) -> Path:
+    path = Path(name).expanduser()
+    if (path / RUN_FILE).is_file():
+        return path.absolute()
+    known = sorted(item.parent.name for item in (home() / "runs").glob(f"*/{RUN_FILE}"))
+    if name in known:
+        return home() / "runs" / name
+    raise RunError(f"no run '{name}': neither a run directory nor a run under {home() / 'runs'}{nearest(name, known)}")

@@ -1,0 +1,280 @@
+"""A search from start to end: trials, confirmation, baselines, summary. All state is in the run directory."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from d3tune.config import Resources
+from d3tune.data.dataset import GZSLDataset
+from d3tune.data.prepared import open_prepared
+from d3tune.errors import NoUsableTrialError
+from d3tune.files import write_text
+from d3tune.method.generators import load_backbone
+from d3tune.search.baselines import METHODS, baseline
+from d3tune.search.confirm import (
+    Selection,
+    TestResult,
+    configuration_document,
+    confirmation_seeds,
+    evaluate,
+    select,
+)
+from d3tune.search.executor import Executor, StopSignal, TrialQueue
+from d3tune.search.executor.inprocess import InProcessExecutor
+from d3tune.search.jobs import TrainingJob
+from d3tune.search.reports import best_report
+from d3tune.search.run import RunDirectory
+from d3tune.search.study import Assignment, Ledger, counts, reports_of, winner
+from d3tune.search.tracking import Mirror
+from d3tune.yamlfile import dump_yaml
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one command wants of a run; may differ from one resumption to the next.
+
+    Attributes:
+        trials: the run's trials in all.
+        seconds: after which no new trial starts; None for no limit.
+        resources: for trials.
+        confirm_seeds: seeds of the confirmation; 0 leaves it out.
+        baselines: whether closed-form methods are tuned and tested too.
+        tracking_uri: the MLflow store.
+        num_gpus: logical GPUs of a private Ray; None detects the real ones.
+    """
+
+    trials: int
+    seconds: float | None
+    resources: Resources
+    confirm_seeds: int
+    baselines: bool
+    tracking_uri: str
+    num_gpus: int | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of a search.
+
+    Attributes:
+        run: its directory.
+        counts: trials by state.
+        winner: the best COMPLETE trial, None where a search was stopped before there was one.
+        selection: what validation fixed for it.
+        test: its confirmed test result.
+        baselines: rows of `baseline`.
+        interrupted: whether a stop was requested.
+        link: path of the MLflow view, appended to a server's address.
+        experiment: the MLflow experiment's name.
+    """
+
+    run: RunDirectory
+    counts: dict[str, int] = field(default_factory=dict)
+    winner: FrozenTrial | None = None
+    selection: Selection | None = None
+    test: TestResult | None = None
+    baselines: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
+    link: str = ""
+    experiment: str = ""
+
+
+def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Outcome:
+    """Carry a run to its plan: what is done is not done again.
+
+    Args:
+        run: a new or an earlier run; the caller owns it (`RunDirectory.owned`).
+        plan: how far.
+        stop: requested by a signal handler to drain.
+        say: takes one line an event.
+
+    Raises:
+        NoUsableTrialError: every trial failed.
+        D3TuneError: the dataset is gone or changed, or a trial can never fit.
+    """
+    run.write_plan(plan.trials)
+    config = load_backbone(run.search.backbone).config
+    dataset = open_prepared(run.dataset_path)
+    ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
+    mirror = Mirror(plan.tracking_uri, ledger, run.search, run.uid, run.name)
+    if plan.seconds is not None:
+        stop.deadline = time.monotonic() + plan.seconds
+    mirror.start()
+    state = "failed"
+    outcome = Outcome(run, experiment=mirror.experiment_name)
+    try:
+        with _executor(plan, run) as executor:
+            _run_trials(run, plan, ledger, executor, stop, say)
+            outcome.winner = winner(ledger.trials())
+            outcome.counts = counts(ledger.trials())
+            if not stop.requested:
+                _refuse_without_winner(ledger.trials(), outcome.winner)
+                _confirm(outcome, plan, executor, stop, say)
+                outcome.baselines = _baselines(run, plan, dataset, executor, stop, say)
+        state = "done"
+    except KeyboardInterrupt:
+        stop.requested = True
+    finally:
+        outcome.interrupted = stop.requested
+        outcome.counts = counts(ledger.trials())
+        run.write_summary(_summary(outcome, ledger))
+        mirror.finish(
+            "interrupted" if stop.requested else state,
+            _parent_metrics(outcome),
+            [run.best] if outcome.test is not None else [],
+        )
+    outcome.link = mirror.link()
+    return outcome
+
+
+def training_job(run: RunDirectory, config: dict[str, Any], threads: int) -> TrainingJob:
+    """The job of one configuration of a run, with the run's own seed."""
+    return TrainingJob(
+        backbone=run.search.backbone,
+        config=config,
+        dataset=str(run.dataset_path),
+        dataset_hash=run.search.dataset_hash,
+        seed=run.search.seed,
+        threads=threads,
+        objective=run.search.objective,
+        splits=run.search.splits,
+    )
+
+
+def dataset_identity(run: RunDirectory) -> dict[str, str]:
+    """What best.yaml and summaries say of the dataset."""
+    search = run.search
+    return {
+        "name": search.dataset,
+        "content_hash": search.dataset_hash,
+        "semantics": search.semantics,
+        "features": search.features,
+    }
+
+
+@contextmanager
+def _executor(plan: Plan, run: RunDirectory) -> Iterator[Executor]:
+    if plan.resources.executor == "local":
+        executor: Executor = InProcessExecutor()
+    else:
+        from d3tune.search.executor.ray import RayExecutor
+
+        executor = RayExecutor(plan.resources, run.log, plan.num_gpus)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def _run_trials(
+    run: RunDirectory, plan: Plan, ledger: Ledger, executor: Executor, stop: StopSignal, say: Say
+) -> None:
+    threads = plan.resources.threads
+
+    def job(assignment: Assignment) -> TrainingJob:
+        return training_job(run, assignment.config, threads)
+
+    def on_end(number: int) -> None:
+        say(_trial_line(ledger.trials(), number, plan.trials))
+
+    executor.run_trials(TrialQueue(ledger, plan.trials, job, run.trial, on_end, stop))
+
+
+def _trial_line(trials: list[FrozenTrial], number: int, planned: int) -> str:
+    trial = next(item for item in trials if item.number == number)
+    reports = reports_of(trial)
+    text = f"trial {number:>3}/{planned}  {trial.state.name.lower():<8}"
+    if trial.state == TrialState.FAIL:
+        return f"{text}  {trial.user_attrs.get('failure', '')}"
+    best = best_report(reports)
+    text += f"  val/H {best.metrics['val/H']:.3f}  ({best.head}, update {best.update})  {reports[-1].seconds:5.1f} s"
+    leader = winner(trials)
+    if leader is not None:
+        text += f"  best {leader.value:.3f} (trial {leader.number})"
+    return text
+
+
+def _refuse_without_winner(trials: list[FrozenTrial], best: FrozenTrial | None) -> None:
+    if best is not None:
+        return
+    reasons = [trial.user_attrs.get("failure", "unknown") for trial in trials if trial.state == TrialState.FAIL]
+    if reasons:
+        common = max(set(reasons), key=reasons.count)
+        raise NoUsableTrialError(
+            f"no trial was completed: {len(reasons)} of {len(trials)} failed, most often with: {common}"
+        )
+    raise NoUsableTrialError(f"no trial was completed ({len(trials)} begun); give the search more --trials or --time")
+
+
+def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal, say: Say) -> None:
+    if plan.confirm_seeds == 0 or outcome.winner is None:
+        return
+    run, trial = outcome.run, outcome.winner
+    seeds = confirmation_seeds(run.search.seed, plan.confirm_seeds)
+    say(f"confirming trial {trial.number} (val/H {trial.value:.3f}) with {len(seeds)} fresh seeds")
+    job = training_job(run, trial.user_attrs["config"], plan.resources.threads)
+    store = run.path / "confirm" / f"trial-{trial.number:05d}"
+    outcome.selection = select(job, seeds, executor, stop, store)
+    # the number of seeds is part of what was selected, so it is part of where its test is kept
+    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store / f"{len(seeds)}-seeds")
+    source = {"run": run.name, "uid": run.uid, "trial": trial.number, "search_val_H": trial.value}
+    document = configuration_document(job, dataset_identity(run), outcome.selection, outcome.test, source)
+    write_text(run.best, dump_yaml(document))
+
+
+def _baselines(
+    run: RunDirectory, plan: Plan, dataset: GZSLDataset, executor: Executor, stop: StopSignal, say: Say
+) -> list[dict[str, Any]]:
+    if not plan.baselines:
+        return []
+    say("baselines: " + ", ".join(METHODS))
+    items = [(name, dataset, run.search.splits, plan.resources.threads) for name in METHODS]
+    return executor.map(baseline, items, stop)
+
+
+def _summary(outcome: Outcome, ledger: Ledger) -> dict[str, Any]:
+    run, trial = outcome.run, outcome.winner
+    seconds = sum(reports_of(item)[-1].seconds for item in ledger.trials() if reports_of(item))
+    return {
+        "format": 1,
+        "uid": run.uid,
+        "run": run.name,
+        "path": str(run.path),
+        "created": run.created,
+        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset": dataset_identity(run),
+        "backbone": run.search.backbone,
+        "objective": run.search.objective,
+        "splits": list(run.search.splits),
+        "seed": run.search.seed,
+        "interrupted": outcome.interrupted,
+        "trials": outcome.counts,
+        "trial_hours": seconds / 3600,
+        "winner": None if trial is None else {"trial": trial.number, "value": trial.value},
+        "selection": None if outcome.selection is None else outcome.selection.model_dump(mode="json"),
+        "test": None if outcome.test is None else outcome.test.to_dict(),
+        "baselines": outcome.baselines,
+    }
+
+
+def _parent_metrics(outcome: Outcome) -> dict[str, float]:
+    metrics: dict[str, float] = {f"trials/{state}": count for state, count in outcome.counts.items()}
+    if outcome.winner is not None and outcome.winner.value is not None:
+        metrics[f"val/{outcome.run.search.objective}"] = outcome.winner.value
+    if outcome.selection is not None:
+        metrics["val/H_confirmed"] = outcome.selection.val_H
+    if outcome.test is not None:
+        metrics |= outcome.test.metrics()
+    for row in outcome.baselines:
+        metrics |= {f"baseline/{row['name']}/{key}": row[key] for key in ("val/H", "test/H")}
+    return metrics
+
+

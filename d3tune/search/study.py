@@ -1,0 +1,214 @@
+"""The ledger: the Optuna study in a journal file, the only truth about a search's trials."""
+
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from d3tune.config import SearchConfig, TrialConfig
+from d3tune.errors import RunError
+from d3tune.search.reports import Report, best_report
+from d3tune.search.sampling import enqueue_params, make_pruner, make_sampler, suggest
+from d3tune.space import Space
+
+REPORT_KEY = "report:"
+MAX_FAILURE_TEXT = 500
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to run.
+
+    Attributes:
+        number: its number in the study.
+        config: every hyper-parameter.
+        known_update: the last update the study has a report of; above 0 for an interrupted trial.
+    """
+
+    number: int
+    config: dict[str, Any]
+    known_update: int
+
+
+class Ledger:
+    """Gives out trials, takes their reports and outcomes, and says which to prune.
+
+    Everything is in the study's journal before a call returns. One process at a time owns it (see `RunDirectory`).
+    """
+
+    def __init__(
+        self, journal: Path, name: str, search: SearchConfig, space: Space, config: type[TrialConfig]
+    ) -> None:
+        """Open the study, or create it with its warm-start points.
+
+        Args:
+            journal: path of the journal file.
+            name: the study's name.
+            search: the frozen search configuration.
+            space: what is searched.
+            config: the backbone's configuration class.
+
+        Raises:
+            RunError: the journal is damaged.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._search, self._space, self._config = search, space, config
+        self._updates = config(**space.fixed).updates
+        self.study = _open_study(journal, name)
+        self.study.pruner = make_pruner(search.pruner, self._updates)
+        self._enqueue_warm_starts()
+        self._interrupted = [
+            trial.number
+            for trial in self.trials()
+            if trial.state == TrialState.RUNNING
+        ]
+        self._running: dict[int, optuna.Trial] = {}
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial that was ever given out, in order of number; warm starts not yet begun are left out."""
+        return [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+
+    def next_trial(self, limit: int) -> Assignment | None:
+        """The next trial to run: an interrupted one, else a warm start, else a suggestion.
+
+        Args:
+            limit: how many trials the search may have in all.
+
+        Returns:
+            None when there is nothing left to give out.
+        """
+        while self._interrupted:
+            number = self._interrupted.pop(0)
+            frozen = self._frozen(number)
+            if "config" in frozen.user_attrs:
+                self._running[number] = optuna.Trial(self.study, frozen._trial_id)
+                return Assignment(number, frozen.user_attrs["config"], _last_update(frozen))
+            # the process died between asking and recording: nothing was trained under this number
+            self._tell_failed(number, "interrupted before it began")
+        if len(self.trials()) >= limit:
+            return None
+        self.study.sampler = make_sampler(self._search.sampler, self._search.seed, len(self.trials()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            trial = self.study.ask()
+            values = suggest(trial, self._space, self._config)
+        full = self._config(**values).model_dump(mode="json")
+        trial.set_user_attr("config", full)
+        self._running[trial.number] = trial
+        return Assignment(trial.number, full, 0)
+
+    def report(self, number: int, report: Report) -> bool:
+        """Record an evaluation; a repeated one changes nothing.
+
+        Returns:
+            Whether the trial is to stop; it is then PRUNED in the study.
+        """
+        trial = self._running.get(number)
+        if trial is None:
+            return True
+        frozen = self._frozen(number)
+        if report.update not in frozen.intermediate_values:
+            reports = [*reports_of(frozen), report]
+            trial.set_user_attr(f"{REPORT_KEY}{report.update:08d}", report.to_dict())
+            trial.report(best_report(reports).value, report.update)
+        if report.update >= self._updates or not trial.should_prune():
+            return False
+        self._record_best(trial)
+        self.study.tell(number, state=TrialState.PRUNED)
+        del self._running[number]
+        return True
+
+    def complete(self, number: int) -> None:
+        """The trial used its full budget: COMPLETE with its best value, or FAIL where the budget is not used."""
+        trial = self._running.get(number)
+        if trial is None:
+            return
+        frozen = self._frozen(number)
+        if _last_update(frozen) < self._updates:
+            self.fail(number, f"ended at update {_last_update(frozen)} of {self._updates}")
+            return
+        best = self._record_best(trial)
+        self.study.tell(number, best.value)
+        del self._running[number]
+
+    def fail(self, number: int, reason: str) -> None:
+        """The trial failed or diverged: FAIL with the reason; does nothing where its outcome is recorded."""
+        if number in self._running:
+            self._tell_failed(number, reason)
+            del self._running[number]
+
+    @property
+    def running(self) -> list[int]:
+        """Numbers of the trials that are being trained."""
+        return list(self._running)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles what it is handed; the ledger stays in its process and travels as an empty shell."""
+        return {}
+
+    def _enqueue_warm_starts(self) -> None:
+        if self.study.user_attrs.get("warm_starts_enqueued"):
+            return
+        for point in self._space.warm_start:
+            params = enqueue_params(self._space, point.values)
+            self.study.enqueue_trial(params, user_attrs={"warm_start": point.name}, skip_if_exists=True)
+        self.study.set_user_attr("warm_starts_enqueued", True)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _record_best(self, trial: optuna.Trial) -> Report:
+        best = best_report(reports_of(self._frozen(trial.number)))
+        trial.set_user_attr("best_update", best.update)
+        trial.set_user_attr("best_head", best.head)
+        return best
+
+    def _tell_failed(self, number: int, reason: str) -> None:
+        text = " ".join(reason.split())[:MAX_FAILURE_TEXT]
+        optuna.Trial(self.study, self._frozen(number)._trial_id).set_user_attr("failure", text)
+        self.study.tell(number, state=TrialState.FAIL)
+
+
+def reports_of(trial: FrozenTrial) -> list[Report]:
+    """The trial's reports in order of update."""
+    keys = sorted(key for key in trial.user_attrs if key.startswith(REPORT_KEY))
+    return [Report.from_dict(trial.user_attrs[key]) for key in keys]
+
+
+def winner(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The COMPLETE trial with the largest value, the earliest of equals; None where there is none."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and math.isfinite(t.value or math.nan)]
+    return max(complete, key=lambda t: (t.value, -t.number)) if complete else None
+
+
+def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Trials by state: complete, pruned, failed, running."""
+    states = Counter(trial.state for trial in trials)
+    return {
+        "complete": states[TrialState.COMPLETE],
+        "pruned": states[TrialState.PRUNED],
+        "failed": states[TrialState.FAIL],
+        "running": states[TrialState.RUNNING],
+    }
+
+
+def _last_update(trial: FrozenTrial) -> int:
+    return max(trial.intermediate_values, default=0)
+
+
+def _open_study(journal: Path, name: str) -> optuna.Study:
+    try:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except (ValueError, KeyError, OSError) as error:
+        logging.getLogger(__name__).debug("opening the journal", exc_info=True)
+        raise RunError(f"{journal}: the study's journal cannot be read: {error}") from None

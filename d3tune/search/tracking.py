@@ -1,0 +1,277 @@
+"""The MLflow mirror: what the study says, written in batches, found again instead of duplicated."""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlparse
+
+from optuna.trial import FrozenTrial, TrialState
+
+from d3tune.config import SearchConfig
+from d3tune.errors import UsageError
+from d3tune.files import home, slug, writable_directory
+from d3tune.search.reports import best_report
+from d3tune.search.study import Ledger, reports_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+RUN_TAG, TRIAL_TAG, STATE_TAG = "d3tune.run", "d3tune.trial", "d3tune.state"
+PARENT_TAG = "mlflow.parentRunId"
+SYNC_SECONDS = 3.0
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+STATUS = {
+    TrialState.RUNNING: "RUNNING",
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.FAIL: "FAILED",
+}
+log = logging.getLogger(__name__)
+
+
+def default_uri() -> str:
+    """The store in ``$D3TUNE_HOME``."""
+    return f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def check_uri(uri: str) -> str:
+    """Check a tracking URI as far as that is possible without a server.
+
+    Raises:
+        UsageError: the scheme is none of MLflow's stores, or the folder of an SQLite file cannot be written.
+    """
+    scheme = urlparse(uri).scheme.split("+")[0]
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"--tracking-uri {uri}: '{scheme or uri}' is no MLflow store; use sqlite:///FILE, http://HOST:PORT, "
+            "or a postgresql, mysql or mssql URI"
+        )
+    if scheme == "sqlite":
+        path = uri.removeprefix("sqlite:///")
+        if path == uri or not path:
+            raise UsageError(f"--tracking-uri {uri}: an SQLite store is sqlite:///FILE")
+        writable_directory(Path(path).absolute().parent, "give another --tracking-uri")
+    elif scheme in ("http", "https") and not urlparse(uri).netloc:
+        raise UsageError(f"--tracking-uri {uri}: names no host; use http://HOST:PORT")
+    return uri
+
+
+class Mirror:
+    """Keeps one parent run and one child run a trial in step with the study.
+
+    Runs are found by tags before any is created, so a mirror that starts again continues the runs of the one before
+    it. It reads the study only; what it misses now it writes at the next `sync`.
+    """
+
+    def __init__(self, uri: str, ledger: Ledger, search: SearchConfig, uid: str, name: str) -> None:
+        """Prepare; nothing is opened before the first `sync`.
+
+        Args:
+            uri: the MLflow store.
+            ledger: the study.
+            search: names the experiment and the runs.
+            uid: the run's identity.
+            name: the run directory's name.
+        """
+        self.uri = uri
+        self._ledger, self._search, self._uid, self._name = ledger, search, uid, name
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+        self._parent = ""
+        self._children: dict[int, str] = {}
+        self._written: dict[int, int] = {}
+        self._closed: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._ending = False
+
+    @property
+    def experiment_name(self) -> str:
+        """``d3tune/<dataset>``, a slash in the dataset's name written as a dash."""
+        return f"d3tune/{slug(self._search.dataset)}"
+
+    def start(self) -> None:
+        """Create store, experiment and parent run, then sync from a thread until `finish`.
+
+        Raises:
+            Exception: of MLflow, where the store cannot be used at all.
+        """
+        self.sync()
+        self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
+        self._thread.start()
+
+    def sync(self) -> None:
+        """Write everything the study has and MLflow has not."""
+        with self._lock:
+            self._open()
+            for trial in self._ledger.trials():
+                if self._closed.get(trial.number) != trial.state.name:
+                    self._write_trial(trial)
+
+    def finish(self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path] = ()) -> None:
+        """Stop the thread, write the rest and close the parent.
+
+        Args:
+            state: ``done``, ``interrupted`` or ``failed``; any trial still running is marked interrupted.
+            metrics: of the parent: best ``val/H`` and the confirmed ``test/…``.
+            artifacts: files to attach to the parent.
+        """
+        self._ending = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.sync()
+        client = self._opened()
+        for number, run_id in self._children.items():
+            if self._closed.get(number) is None:
+                client.set_tag(run_id, STATE_TAG, "INTERRUPTED")
+                client.set_terminated(run_id, "KILLED")
+        self._log_metrics(self._parent, [(key, value, 0) for key, value in metrics.items()])
+        for path in artifacts:
+            client.log_artifact(self._parent, str(path))
+        client.set_tag(self._parent, STATE_TAG, state)
+        client.set_terminated(self._parent, "FINISHED" if state == "done" else "KILLED")
+
+    def link(self) -> str:
+        """Path and query of the MLflow page that compares this run's trials, best first."""
+        search = quote(f"tags.`{RUN_TAG}` = '{self._uid}'", safe="")
+        order = quote("metrics.`val/best_H`", safe="")
+        return (
+            f"#/experiments/{self._experiment}/runs?searchFilter={search}&orderByKey={order}"
+            "&orderByAsc=false&workflowType=machine_learning"
+        )
+
+    def _loop(self) -> None:
+        while not self._ending:
+            self._wake.wait(SYNC_SECONDS)
+            try:
+                self.sync()
+            except Exception:
+                log.warning("MLflow did not take the last batch; it is written with the next", exc_info=True)
+
+    def _opened(self) -> "MlflowClient":
+        assert self._client is not None
+        return self._client
+
+    def _open(self) -> None:
+        if self._client is not None:
+            return
+        from mlflow import MlflowClient
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        client = MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name(self.experiment_name)
+        if experiment is None:
+            location = home() / "mlflow-artifacts" / slug(self._search.dataset)
+            local = urlparse(self.uri).scheme.startswith("sqlite")
+            self._experiment = client.create_experiment(self.experiment_name, location.as_uri() if local else None)
+        else:
+            self._experiment = experiment.experiment_id
+        self._find_runs(client)
+        if not self._parent:
+            self._parent = self._create(client, f"{self._search.backbone}-s{self._search.seed}", {})
+            params = {f"search.{key}": value for key, value in self._search.model_dump().items()}
+            self._log_params(client, self._parent, params)
+        else:
+            client.update_run(self._parent, status="RUNNING")
+        self._client = client
+
+    def _find_runs(self, client: "MlflowClient") -> None:
+        token = None
+        while True:
+            page = client.search_runs(
+                [self._experiment], f"tags.`{RUN_TAG}` = '{self._uid}'", max_results=1000, page_token=token
+            )
+            for run in page:
+                number = run.data.tags.get(TRIAL_TAG)
+                if number is None:
+                    self._parent = run.info.run_id
+                else:
+                    self._adopt(client, int(number), run)
+            token = page.token
+            if not token:
+                return
+
+    def _adopt(self, client: "MlflowClient", number: int, run: Any) -> None:
+        """Continue the run of an earlier process: what it holds is not written again."""
+        run_id = run.info.run_id
+        self._children[number] = run_id
+        state = run.data.tags.get(STATE_TAG, "")
+        if state in {item.name for item in STATUS if item != TrialState.RUNNING}:
+            self._closed[number] = state
+            return
+        history = client.get_metric_history(run_id, self._best_key)
+        self._written[number] = max((metric.step for metric in history), default=0)
+        client.update_run(run_id, status="RUNNING")
+
+    @property
+    def _best_key(self) -> str:
+        return f"val/best_{self._search.objective}"
+
+    def _create(self, client: "MlflowClient", name: str, tags: dict[str, str]) -> str:
+        all_tags = {RUN_TAG: self._uid, "d3tune.run_name": self._name, **tags}
+        run = client.create_run(self._experiment, run_name=name, tags=all_tags)
+        run_id: str = run.info.run_id
+        return run_id
+
+    def _write_trial(self, trial: FrozenTrial) -> None:
+        client = self._opened()
+        if trial.number not in self._children:
+            if "config" not in trial.user_attrs and trial.state == TrialState.RUNNING:
+                return
+            tags = {TRIAL_TAG: str(trial.number), PARENT_TAG: self._parent}
+            name = f"{self._search.backbone}-t{trial.number:03d}"
+            self._children[trial.number] = self._create(client, name, tags)
+            self._log_params(client, self._children[trial.number], trial_params(trial))
+        run_id = self._children[trial.number]
+        reports = reports_of(trial)
+        fresh = [report for report in reports if report.update > self._written.get(trial.number, 0)]
+        best = [best_report(reports[: reports.index(report) + 1]).value for report in fresh]
+        rows = [
+            (key, value, report.update)
+            for report, so_far in zip(fresh, best, strict=True)
+            for key, value in {**report.metrics, self._best_key: so_far}.items()
+        ]
+        self._log_metrics(run_id, rows)
+        self._written[trial.number] = max((report.update for report in reports), default=0)
+        if trial.state != TrialState.RUNNING:
+            client.set_tag(run_id, STATE_TAG, trial.state.name)
+            if "failure" in trial.user_attrs:
+                client.set_tag(run_id, "d3tune.failure", trial.user_attrs["failure"])
+            client.set_terminated(run_id, STATUS[trial.state])
+            self._closed[trial.number] = trial.state.name
+
+    def _log_metrics(self, run_id: str, rows: Sequence[tuple[str, float, int]]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, step) for key, value, step in rows if math.isfinite(value)]
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self._opened().log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+
+    def _log_params(self, client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        rows = [Param(key, str(value)) for key, value in params.items()]
+        for start in range(0, len(rows), PARAMS_PER_BATCH):
+            client.log_batch(run_id, params=rows[start : start + PARAMS_PER_BATCH])
+
+
+def trial_params(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's configuration, with log10 of what is searched on a log scale: MLflow's parallel axes are linear."""
+    params = dict(trial.user_attrs.get("config", {}))
+    for name, distribution in trial.distributions.items():
+        if getattr(distribution, "log", False) and name in trial.params:
+            params[f"log10_{name}"] = round(math.log10(trial.params[name]), 4)
+    return params

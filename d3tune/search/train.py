@@ -1,0 +1,134 @@
+"""Retraining a configuration file: select on validation where the file does not say, then test once a seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from d3tune.config import first_fault, validated
+from d3tune.data.dataset import GZSLDataset
+from d3tune.data.registry import find_dataset, prepared_path
+from d3tune.errors import UsageError
+from d3tune.method.generators import load_backbone
+from d3tune.search.confirm import (
+    FORMAT,
+    Selection,
+    TestResult,
+    configuration_document,
+    confirmation_seeds,
+    evaluate,
+    select,
+)
+from d3tune.search.executor import Executor, StopSignal
+from d3tune.search.jobs import TrainingJob
+from d3tune.yamlfile import read_yaml
+
+KEYS = {"format", "d3tune", "dataset", "backbone", "config", "selection", "test", "source"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A retrained configuration.
+
+    Attributes:
+        document: as best.yaml holds it.
+        selection: what validation fixed.
+        test: the test result.
+    """
+
+    document: dict[str, Any]
+    selection: Selection
+    test: TestResult
+
+
+def train(
+    path: Path, n_seeds: int, data_dir: Path | None, executor: Executor, stop: StopSignal, say: Callable[[str], None]
+) -> Trained:
+    """Retrain a configuration file.
+
+    Args:
+        path: a file of `d3tune export`, or one with ``dataset``, ``backbone`` and ``config`` alone.
+        n_seeds: how many seeds; those of the file's selection come first.
+        data_dir: where datasets are looked for.
+        executor: where to train.
+        stop: ends between seeds.
+        say: takes one line an event.
+
+    Raises:
+        UsageError: the file is wrong, or its dataset is missing or has another content.
+    """
+    if n_seeds < 1:
+        raise UsageError(f"--seeds {n_seeds}: must be at least 1")
+    document = _read(path)
+    dataset = _dataset(document, data_dir, path)
+    job = _job(document, dataset, path)
+    selection = _selection(document, path)
+    if selection is None:
+        say(f"no selection in {path}: fixing updates, head and offset on validation")
+        selection = select(job, confirmation_seeds(0, n_seeds), executor, stop)
+    job = replace(job, threads=selection.threads)
+    first, last = selection.seeds[0], selection.seeds[-1]
+    seeds = [*selection.seeds, *range(last + 1, last + 1 + n_seeds)][:n_seeds]
+    say(f"training on trainval for {selection.updates} updates, {n_seeds} seeds from {first}")
+    result = evaluate(job, selection, seeds, executor, stop)
+    identity = {
+        "name": dataset.name,
+        "content_hash": dataset.content_hash,
+        "semantics": dataset.semantics_id,
+        "features": dataset.feature_tag,
+    }
+    source = document.get("source") or {"file": path.name}
+    return Trained(configuration_document(job, identity, selection, result, source), selection, result)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document = read_yaml(path)
+    unknown = sorted(set(document) - KEYS)
+    if unknown:
+        raise UsageError(f"{path}: unknown key '{unknown[0]}'; known: {', '.join(sorted(KEYS))}")
+    for key in ("dataset", "backbone", "config"):
+        if key not in document:
+            raise UsageError(f"{path}: '{key}' is missing")
+    if document.get("format", FORMAT) != FORMAT:
+        raise UsageError(f"{path}: format {document['format']!r} is not known to this version (format {FORMAT})")
+    if not isinstance(document["config"], dict):
+        raise UsageError(f"{path}: config: must be a mapping of hyper-parameters")
+    return document
+
+
+def _dataset(document: dict[str, Any], data_dir: Path | None, path: Path) -> GZSLDataset:
+    wanted = document["dataset"]
+    wanted = {"name": wanted} if isinstance(wanted, str) else wanted
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("name"), str):
+        raise UsageError(f"{path}: dataset: needs a name")
+    dataset = find_dataset(wanted["name"], data_dir, wanted.get("semantics"))
+    held = wanted.get("content_hash")
+    if held is not None and held != dataset.content_hash:
+        raise UsageError(
+            f"{path}: made for a '{dataset.name}' of content {str(held)[:12]}, but the one found has "
+            f"{dataset.content_hash[:12]}: other features, splits or semantics"
+        )
+    return dataset
+
+
+def _job(document: dict[str, Any], dataset: GZSLDataset, path: Path) -> TrainingJob:
+    backbone = str(document["backbone"])
+    config = validated(load_backbone(backbone).config, document["config"], f"{path}: config")
+    return TrainingJob(
+        backbone=backbone,
+        config=config.model_dump(mode="json"),
+        dataset=str(prepared_path(dataset)),
+        dataset_hash=dataset.content_hash,
+        seed=0,
+    )
+
+
+def _selection(document: dict[str, Any], path: Path) -> Selection | None:
+    if document.get("selection") is None:
+        return None
+    try:
+        return Selection.model_validate(document["selection"])
+    except ValidationError as error:
+        raise UsageError(f"{path}: selection.{first_fault(error)}") from None
