@@ -182,6 +182,20 @@ def export(
 
 
 @app.command()
+def sync(
+    run: Annotated[str, typer.Argument(help="A run's directory, or its name.")], tracking_uri: TrackingUri = None
+) -> None:
+    """Write to MLflow what a run has and the store has not."""
+    from d3tune.search.run import open_run
+    from d3tune.search.search import sync_run
+    from d3tune.search.tracking import store_uri
+
+    opened = open_run(run)
+    with opened.owned():
+        sync_run(opened, store_uri(tracking_uri), say)
+
+
+@app.command()
 def leaderboard(as_json: Json = False) -> None:
     """Best confirmed H for each dataset and backbone."""
     from d3tune.results.leaderboard import leaderboard_rows
@@ -283,7 +297,7 @@ def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:
 
 
 def _outcome_json(outcome: "Outcome") -> Any:
-    return json.loads((outcome.run.path / "summary.json").read_text(encoding="utf-8"))
+    return outcome.run.read_summary()
 
 
 @contextmanager

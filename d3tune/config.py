@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from d3tune.errors import UsageError, nearest
 
 Head = Literal["softmax", "student", "student_embedding", "teacher_embedding"]
+Device = Literal["cpu", "cuda"]
 OodScore = Literal["msp", "energy", "maxlogit", "entropy"]
 
 
@@ -60,9 +61,7 @@ class TrialConfig(BaseModel):
         min_length=1,
         description="the classifiers that read the trained parts; the best on validation counts",
     )
-    n_synthetic_final: int = Field(
-        300, ge=1, le=100_000, description="synthetic rows per unseen class for a head"
-    )
+    n_synthetic_final: int = Field(300, ge=1, le=100_000, description="synthetic rows per unseen class for a head")
     head_lr: float = Field(1e-3, gt=0, le=1, description="Adam learning rate of a linear head")
     head_epochs: int = Field(25, ge=1, le=10_000, description="passes over a head's training rows")
     head_batch_size: int = Field(256, ge=1, le=65536, description="rows per step of a linear head")
@@ -76,9 +75,7 @@ class TrialConfig(BaseModel):
         if len(set(self.heads)) != len(self.heads):
             raise ValueError(f"heads names one head twice: {', '.join(self.heads)}")
         if not self.offered_heads:
-            raise ValueError(
-                "no head is left: student heads need cls_weight, embedding_weight or label_weight above 0"
-            )
+            raise ValueError("no head is left: student heads need cls_weight, embedding_weight or label_weight above 0")
         return self
 
     @property
@@ -153,6 +150,11 @@ class Resources(BaseModel):
     def threads(self) -> int:
         """Torch threads of a trial."""
         return max(1, int(self.cpus_per_trial))
+
+    @property
+    def device(self) -> Device:
+        """Where a trial trains: on a GPU exactly where it was given one."""
+        return "cuda" if self.gpus_per_trial > 0 else "cpu"
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

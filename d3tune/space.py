@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from d3tune.config import TrialConfig, first_fault, validated
 from d3tune.errors import UsageError, nearest
@@ -147,9 +155,7 @@ class Space:
         return {
             "backbone": self.backbone,
             "fixed": self.fixed,
-            "parameters": {
-                name: item.model_dump(exclude_defaults=True) for name, item in self.parameters.items()
-            },
+            "parameters": {name: item.model_dump(exclude_defaults=True) for name, item in self.parameters.items()},
             "warm_start": [point.model_dump() for point in self.warm_start],
         }
 
@@ -224,7 +230,7 @@ def check_space(space: Space, config: type[TrialConfig], where: str) -> None:
     Raises:
         UsageError: one line on the first fault.
     """
-    validated(config, {k: v for k, v in space.fixed.items()}, f"{where}: fixed")
+    validated(config, space.fixed, f"{where}: fixed")
     known = set(config.model_fields)
     settled = known - set(space.parameters)
     for name, parameter in space.parameters.items():
@@ -250,7 +256,8 @@ def is_integer(config: type[TrialConfig], name: str) -> bool:
 
 def _check_bounds(parameter: Parameter, name: str, config: type[TrialConfig], where: str) -> None:
     field = config.model_fields[name]
-    legal: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])
+    annotated: Any = Annotated[field.annotation, Field(), *field.metadata]
+    legal: TypeAdapter[Any] = TypeAdapter(annotated)
     values = parameter.choices if parameter.choices is not None else [parameter.low, parameter.high]
     if parameter.off:
         values = [0, *values]

@@ -150,9 +150,7 @@ def array_digest(array: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def content_hash(
-    digests: Mapping[str, str], class_names: Sequence[str], semantics_id: str, feature_tag: str
-) -> str:
+def content_hash(digests: Mapping[str, str], class_names: Sequence[str], semantics_id: str, feature_tag: str) -> str:
     """SHA-256 (hex) of a dataset's content, from the digests of its arrays; name and place play no part."""
     content = [sorted(digests.items()), list(class_names), semantics_id, feature_tag]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -215,9 +215,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise DatasetError(
-            "a MATLAB v7.3 file needs h5py to be read; run: pip install 'd3tune[mat73]'"
-        ) from None
+        raise DatasetError("a MATLAB v7.3 file needs h5py to be read; run: pip install 'd3tune[mat73]'") from None
     return h5py
 
 

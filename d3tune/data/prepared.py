@@ -45,9 +45,7 @@ def prepare(dataset: GZSLDataset) -> GZSLDataset:
         try:
             _write(dataset, folder)
         except OSError as error:
-            raise DatasetError(
-                f"cannot prepare '{dataset.name}' in {folder}: {error.strerror or error}"
-            ) from None
+            raise DatasetError(f"cannot prepare '{dataset.name}' in {folder}: {error.strerror or error}") from None
     return open_prepared(folder)
 
 
@@ -88,9 +86,7 @@ def open_prepared(path: Path, *, verify: bool = False) -> GZSLDataset:
     Raises:
         DatasetError: the folder is missing, damaged or of another version.
     """
-    meta: dict[str, Any] = _guarded(
-        path, lambda: json.loads((path / "meta.json").read_text(encoding="utf-8"))
-    )
+    meta: dict[str, Any] = _guarded(path, lambda: json.loads((path / "meta.json").read_text(encoding="utf-8")))
     return _guarded(path, lambda: _open(path, meta, verify=verify))
 
 

@@ -158,9 +158,7 @@ def _find_folder(name: str, data_dir: Path | None) -> Path:
         if folder.name.lower() == name.lower():
             return folder
     if name.lower() not in KNOWN_NAMES:
-        known = dict.fromkeys(
-            [*(folder.name.lower() for folder in found), *KNOWN_NAMES, "hanzi", *EMBEDDED_NAMES]
-        )
+        known = dict.fromkeys([*(folder.name.lower() for folder in found), *KNOWN_NAMES, "hanzi", *EMBEDDED_NAMES])
         raise DatasetError(f"unknown dataset '{name}'{nearest(name, known)}")
     places = ", ".join(str(place / name.upper()) for place in _search_path(data_dir))
     raise DatasetError(

@@ -58,9 +58,7 @@ class _Layout:
     class_names: tuple[str, ...]
 
 
-def simulate_pair(
-    directory: Path, like: str, *, seed: int = 0, rows: float = 1.0, source: Path | None = None
-) -> Path:
+def simulate_pair(directory: Path, like: str, *, seed: int = 0, rows: float = 1.0, source: Path | None = None) -> Path:
     """Write a simulated ``res101.mat`` + ``att_splits.mat`` pair into ``directory/<LIKE>``.
 
     A feature vector is the ReLU output of a fixed random two-layer network of the class's semantics plus
@@ -124,14 +122,10 @@ def _real_layout(source: Path, name: str, generator: np.random.Generator) -> _La
     content = read_splits_file(path)
     rows = {key.removesuffix("_loc"): content[key] for key in content if key.endswith("_loc")}
     sizes = {part: len(rows[part]) for part in _FEWEST}
-    if content["att"].shape[1] != shape.seen + shape.unseen or sizes != {
-        p: getattr(shape, p) for p in _FEWEST
-    }:
+    if content["att"].shape[1] != shape.seen + shape.unseen or sizes != {p: getattr(shape, p) for p in _FEWEST}:
         raise DatasetError(f"{path} has not the shape of {name}; give the att_splits.mat of {name}")
     labels, _ = _assign(shape, rows, rows.get("val"), generator)
-    return _Layout(
-        labels, rows, content["att"], tuple(f"simulated {name}" for name in content["allclasses_names"])
-    )
+    return _Layout(labels, rows, content["att"], tuple(f"simulated {name}" for name in content["allclasses_names"]))
 
 
 def _assign(
@@ -217,9 +211,7 @@ def _write_pair(folder: Path, name: str, layout: _Layout, features: npt.NDArray[
     splits: dict[str, Any] = {f"{part}_loc": _column(members) for part, members in layout.rows.items()}
     splits |= {"att": layout.semantics.astype(np.float64), "allclasses_names": names}
     content = {"features": features.T, "labels": _column(layout.labels), "feature_tag": "simulated"}
-    note = (
-        f"The files in this folder are simulated by d3tune in the shape of {name}. They are not real data.\n"
-    )
+    note = f"The files in this folder are simulated by d3tune in the shape of {name}. They are not real data.\n"
     try:
         write_text(folder / "SIMULATED.txt", note)
         _write_mat(folder / SPLITS_FILE, splits)

@@ -88,9 +88,7 @@ def _validation(dataset: GZSLDataset) -> tuple[int, str]:
         return 0, f"no validation protocol: {error}"
     if file_validation_classes(dataset) is not None:
         return count, f"validation split 0: the file's own {count} validation classes are pseudo-unseen"
-    given = (
-        "gives no validation classes of its own" if dataset.val is not None else "has no train_loc/val_loc"
-    )
+    given = "gives no validation classes of its own" if dataset.val is not None else "has no train_loc/val_loc"
     return count, f"validation split 0: the file {given}, {count} seeded seen classes are pseudo-unseen"
 
 
@@ -122,11 +120,7 @@ def _constant_note(dataset: GZSLDataset) -> str:
 def _twin_note(dataset: GZSLDataset) -> str:
     used = np.concatenate([dataset.seen_classes, dataset.unseen_classes])
     distinct = len(np.unique(dataset.semantics[used], axis=0))
-    return (
-        f"{len(used) - distinct} classes share their semantics with another class"
-        if distinct < len(used)
-        else ""
-    )
+    return f"{len(used) - distinct} classes share their semantics with another class" if distinct < len(used) else ""
 
 
 def _simulated_note(dataset: GZSLDataset) -> str:

@@ -108,9 +108,7 @@ def _choose_semantics(splits_file: MatFile, name: str, wanted: str | None) -> tu
     )
 
 
-def _offered_semantics(
-    splits_file: MatFile, name: str, wanted: str | None
-) -> Iterator[tuple[str, MatFile, str]]:
+def _offered_semantics(splits_file: MatFile, name: str, wanted: str | None) -> Iterator[tuple[str, MatFile, str]]:
     kind = "sent" if name in _SENTENCE_DATASETS else "att"
     yield f"{kind}{_matrix_shape(splits_file, 'att')[0]}", splits_file, "att"
     if "original_att" in splits_file:
@@ -206,9 +204,7 @@ def _check_splits(file: MatFile, labels: npt.NDArray[np.int64], rows: dict[str, 
     for one, other in (("trainval", "test_seen"), ("trainval", "test_unseen"), ("test_seen", "test_unseen")):
         common = np.intersect1d(rows[one], rows[other])
         if len(common):
-            raise file.fail(
-                f"{one}_loc", f"and '{other}_loc' share {len(common)} rows (first: row {common[0] + 1})"
-            )
+            raise file.fail(f"{one}_loc", f"and '{other}_loc' share {len(common)} rows (first: row {common[0] + 1})")
     seen, counts = np.unique(labels[rows["trainval"]], return_counts=True)
     unseen = np.unique(labels[rows["test_unseen"]])
     both = np.intersect1d(seen, unseen)
@@ -218,9 +214,7 @@ def _check_splits(file: MatFile, labels: npt.NDArray[np.int64], rows: dict[str, 
         )
     strange = np.setdiff1d(labels[rows["test_seen"]], seen)
     if len(strange):
-        raise file.fail(
-            "test_seen_loc", f"has rows of class {strange[0] + 1}, of which 'trainval_loc' has none"
-        )
+        raise file.fail("test_seen_loc", f"has rows of class {strange[0] + 1}, of which 'trainval_loc' has none")
     small = np.flatnonzero(counts < _MIN_CLASS_ROWS)
     if len(small):
         raise file.fail(

@@ -1,6 +1,7 @@
 """Heads: the linear softmax classifiers that read real seen and synthetic unseen rows."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from d3tune.config import TrialConfig
 from d3tune.method.networks import adam
 
 
+@torch.no_grad()
 def train_linear_head(
     x: Tensor, y: Tensor, n_classes: int, config: TrialConfig, rng: torch.Generator
 ) -> Callable[[Tensor], Tensor]:
@@ -30,14 +32,13 @@ def train_linear_head(
     optimizer = adam([weight, bias], config.head_lr)
     for _ in range(config.head_epochs):
         order = torch.randperm(len(x), generator=rng).to(x.device)
-        for rows in order.split(config.head_batch_size):
-            logits = F.linear(x[rows], weight, bias)
+        for rows in torch.split(order, config.head_batch_size):
+            x_rows, one_hot_at = x[rows], y[rows][:, None]
             # the gradient of cross-entropy by hand: for one linear layer autograd costs more than the products
-            error = logits.softmax(dim=1)
-            error[torch.arange(len(rows), device=x.device), y[rows]] -= 1
+            error = F.linear(x_rows, weight, bias).softmax(dim=1)
+            error.scatter_add_(1, one_hot_at, error.new_full(one_hot_at.shape, -1.0))
             error /= len(rows)
-            weight.grad = error.T @ x[rows]
+            weight.grad = error.T @ x_rows
             bias.grad = error.sum(dim=0)
             optimizer.step()
-    weight, bias = weight.detach(), bias.detach()  # type: ignore[assignment]
-    return lambda rows: F.linear(rows, weight, bias)
+    return partial(F.linear, weight=weight.detach(), bias=bias.detach())

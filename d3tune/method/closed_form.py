@@ -102,7 +102,8 @@ def predict_means(means: Tensor, semantics: Tensor, n_seen: int, setting: Gaussi
     ridge = setting.ridge * known.diagonal().mean()
     center = means.mean(dim=0)
     identity = torch.eye(n_seen, dtype=gram.dtype, device=gram.device)
-    return center + gram[n_seen:] @ torch.linalg.solve(known + ridge * identity, means - center)
+    weights: Tensor = torch.linalg.solve(known + ridge * identity, means - center)
+    return center + gram[n_seen:] @ weights
 
 
 def evaluation_scores(data: Tensors, score: Scorer) -> Scores:
@@ -127,7 +128,9 @@ def _factor(covariance: Tensor, shrinkage: float) -> Tensor:
     shrunk = (1 - shrinkage) * covariance + shrinkage * torch.diag(diagonal)
     # a constant feature has variance 0: a floor keeps the matrix invertible and the feature without weight
     floor = 1e-6 * diagonal.mean().clamp(min=1e-12)
-    return torch.linalg.cholesky(shrunk + floor * torch.eye(len(shrunk), dtype=shrunk.dtype, device=shrunk.device))
+    identity = torch.eye(len(shrunk), dtype=shrunk.dtype, device=shrunk.device)
+    factor: Tensor = torch.linalg.cholesky(shrunk + floor * identity)
+    return factor
 
 
 def _discriminant(mu: Tensor, factor: Tensor) -> Scorer:

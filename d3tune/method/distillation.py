@@ -145,9 +145,11 @@ class OodGates(nn.Module):
     sd: Tensor
 
     def __init__(self, dim: int, held_out_scores: Tensor | None) -> None:
-        """Args:
-        dim: d, even.
-        held_out_scores: (n,) scores of rows that the scoring teacher was not fitted on; needed for d > 2.
+        """Start from the published form for d = 2, from quantiles otherwise.
+
+        Args:
+            dim: d, even.
+            held_out_scores: (n,) scores of rows that the scoring teacher was not fitted on; needed for d > 2.
         """
         super().__init__()
         n_gates = dim // 2

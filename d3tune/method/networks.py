@@ -17,7 +17,7 @@ def linear(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
         n_out: output width.
         rng: a CPU generator, so that one seed gives the same weights on every device.
     """
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.normal_(0.0, INIT_SD, generator=rng)
         layer.bias.zero_()

@@ -43,9 +43,9 @@ def train_teacher(
     optimizer = adam(list(teacher.parameters()), config.teacher_lr)
     for _ in range(config.teacher_epochs):
         order = torch.randperm(len(x), generator=rng).to(x.device)
-        for rows in order.split(config.teacher_batch_size):
+        for rows in torch.split(order, config.teacher_batch_size):
             optimizer.zero_grad()
-            F.cross_entropy(teacher(x[rows])[1], y[rows]).backward()
+            torch.autograd.backward(F.cross_entropy(teacher(x[rows])[1], y[rows]))
             optimizer.step()
     return teacher.requires_grad_(False)
 
@@ -56,9 +56,7 @@ def teacher_table(teacher: EmbeddingClassifier, x: Tensor) -> TeacherTable:
     return TeacherTable(*teacher(x))
 
 
-def held_out_scores(
-    x: Tensor, y: Tensor, n_classes: int, config: TrialConfig, rng: torch.Generator
-) -> Tensor:
+def held_out_scores(x: Tensor, y: Tensor, n_classes: int, config: TrialConfig, rng: torch.Generator) -> Tensor:
     """OOD scores (m,) of a random 20 % of the training rows under a teacher fitted on the other 80 %."""
     order = torch.randperm(len(x), generator=rng).to(x.device)
     n_held_out = max(1, round(HELD_OUT_SHARE * len(x)))

@@ -1,7 +1,7 @@
 """D³GZSL training: teacher, then generator and student together, read by heads at each evaluation."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -78,9 +78,7 @@ class Training:
         self.tensors, self.config, self.seed = tensors, config, seed
         self.update = 0
         device = tensors.train_x.device
-        self.sizes = Sizes(
-            tensors.train_x.shape[1], tensors.semantics.shape[1], tensors.n_seen, tensors.n_unseen
-        )
+        self.sizes = Sizes(tensors.train_x.shape[1], tensors.semantics.shape[1], tensors.n_seen, tensors.n_unseen)
         self.teacher = self._train_teacher("teacher")
         self._table: TeacherTable = teacher_table(self.teacher, tensors.train_x)
         self.backbone: Backbone[GeneratorConfig] = backbone.build(
@@ -112,9 +110,7 @@ class Training:
             self._add_losses(self._step())
             self.update += 1
 
-    def evaluate(
-        self, heads: Sequence[Head] | None = None, seen_offset: float | None = None
-    ) -> Evaluation:
+    def evaluate(self, heads: Sequence[Head] | None = None, seen_offset: float | None = None) -> Evaluation:
         """Read the model by heads on the two evaluation sets; does not change the training.
 
         Args:
@@ -127,8 +123,7 @@ class Training:
         losses = self._take_losses()
         synthetic = self.synthesise(self.config.n_synthetic_final, "evaluation")
         results = {
-            head: accuracies(self._scores(head, synthetic), seen_offset)
-            for head in heads or self.config.offered_heads
+            head: accuracies(self._scores(head, synthetic), seen_offset) for head in heads or self.config.offered_heads
         }
         return Evaluation(self.update, results, losses, self._diagnostics(synthetic))
 
@@ -169,9 +164,7 @@ class Training:
 
     def _train_teacher(self, name: str) -> EmbeddingClassifier:
         data = self.tensors
-        return train_teacher(
-            data.train_x, data.train_y, data.n_seen, self.config, stream(self.seed, name)
-        )
+        return train_teacher(data.train_x, data.train_y, data.n_seen, self.config, stream(self.seed, name))
 
     def _held_out_scores(self) -> Tensor | None:
         if self.config.ood_weight == 0 or self.config.ood_embed_dim == 2:
@@ -195,7 +188,7 @@ class Training:
             losses |= parts
         self._generator_optimizer.zero_grad()
         self._student_optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(total)
         self._generator_optimizer.step()
         self._student_optimizer.step()
         return losses
@@ -238,15 +231,13 @@ class Training:
             embed = self._embedding(head)
             x = torch.cat([embed(data.train_x), embed(synthetic.x)])
             y = torch.cat([data.train_y, synthetic.y])
-            classify = train_linear_head(
-                x, y, self.sizes.n_classes, self.config, stream(self.seed, head, self.update)
-            )
+            classify = train_linear_head(x, y, self.sizes.n_classes, self.config, stream(self.seed, head, self.update))
             seen, unseen = (classify(embed(x)) for x in (data.eval_seen_x, data.eval_unseen_x))
         if not bool(torch.isfinite(seen).all() & torch.isfinite(unseen).all()):
             raise DivergedError(f"a score of head {head}", self.update)
         return Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, self.sizes.n_seen)
 
-    def _embedding(self, head: Head):  # type: ignore[no-untyped-def]
+    def _embedding(self, head: Head) -> Callable[[Tensor], Tensor]:
         if head == "teacher_embedding":
             return self.teacher.embed
         return self.student.student.embed if head == "student_embedding" else lambda x: x

@@ -8,7 +8,7 @@ from pathlib import Path
 from d3tune.data.registry import list_datasets
 from d3tune.errors import D3TuneError
 from d3tune.files import home
-from d3tune.search.tracking import check_uri, default_uri
+from d3tune.search.tracking import store_uri
 
 PACKAGES = ("d3tune", "torch", "ray", "optuna", "mlflow", "pandas", "numpy")
 
@@ -52,13 +52,9 @@ def _devices() -> Finding:
 
 def _places() -> list[Finding]:
     try:
-        return [Finding("D3TUNE_HOME", str(home())), Finding("MLflow store", check_uri(_uri()))]
+        return [Finding("D3TUNE_HOME", str(home())), Finding("MLflow store", store_uri(None))]
     except D3TuneError as error:
         return [Finding("folders", str(error), problem=True)]
-
-
-def _uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
 
 
 def _datasets(data_dir: Path | None) -> list[Finding]:

@@ -8,9 +8,7 @@ from d3tune.results.leaderboard import best_run
 from d3tune.search.run import open_run
 
 
-def export_best(
-    run: str | None, dataset: str | None, backbone: str | None, output: Path, force: bool
-) -> Path:
+def export_best(run: str | None, dataset: str | None, backbone: str | None, output: Path, force: bool) -> Path:
     """Write the confirmed winner's configuration.
 
     Args:

@@ -76,7 +76,19 @@ def leaderboard_text(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    header = ["dataset", "backbone", "val H", "test H", "U", "S", "T1", "AUSUC", "seeds", "features", "trials"]
+    header = [
+        "dataset",
+        "backbone",
+        "val H",
+        "test H",
+        "U",
+        "S",
+        "T1",
+        "AUSUC",
+        "seeds",
+        "features",
+        "trials",
+    ]
     return _table([*header, "hours", "run"], cells) + "\nprotocol test: chosen on validation, tested once a seed"
 
 

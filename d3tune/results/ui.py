@@ -4,7 +4,7 @@ import os
 import sys
 from typing import NoReturn
 
-from d3tune.search.tracking import check_uri, default_uri
+from d3tune.search.tracking import store_uri
 
 
 def serve(port: int, tracking_uri: str | None) -> NoReturn:
@@ -17,7 +17,7 @@ def serve(port: int, tracking_uri: str | None) -> NoReturn:
     Raises:
         UsageError: the URI is wrong.
     """
-    uri = check_uri(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri())
+    uri = store_uri(tracking_uri)
     environment = {
         **os.environ,
         # without its job runner the server is two processes instead of ten

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from d3tune import __version__
+from d3tune.config import Device
 from d3tune.errors import UsageError
 from d3tune.files import write_json
 from d3tune.search.executor import Executor, StopSignal
@@ -38,6 +39,7 @@ class Selection(BaseModel):
     seen_offset: float = Field(allow_inf_nan=False)
     val_H: float = Field(ge=0, le=1)
     threads: int = Field(1, ge=1)
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def select(
         seen_offset=0.0 if job.objective == "H_raw" else offset,
         val_H=fmean(report.metrics[f"val/{head}/H"] for report in chosen),
         threads=job.threads,
+        device=job.device,
     )
 
 
@@ -135,9 +138,7 @@ def evaluate(
         stop: ends between jobs.
         store: see `select`.
     """
-    jobs = [
-        (_with_seed(job, seed), selection.updates, selection.head, selection.seen_offset) for seed in seeds
-    ]
+    jobs = [(_with_seed(job, seed), selection.updates, selection.head, selection.seen_offset) for seed in seeds]
     names = [f"test-seed-{seed}" for seed in seeds]
     rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store)
     return TestResult(tuple(seeds), tuple(rows))

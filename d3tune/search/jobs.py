@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from d3tune.config import Objective
+from d3tune.config import Device, Objective
 from d3tune.data.dataset import Protocol
 from d3tune.data.prepared import open_prepared
 from d3tune.data.tensors import Tensors, load_tensors
@@ -29,6 +29,7 @@ class TrainingJob:
         dataset_hash: what its content must be.
         seed: of weights, batches and noise.
         threads: torch threads; a result is exactly repeatable with the same number.
+        device: where to train; a worker without a GPU falls back to its CPU.
         objective: what is maximised on validation.
         splits: validation draws.
     """
@@ -39,6 +40,7 @@ class TrainingJob:
     dataset_hash: str
     seed: int
     threads: int = 1
+    device: Device = "cpu"
     objective: Objective = "H"
     splits: tuple[int, ...] = (0,)
 
@@ -61,6 +63,7 @@ class TrainingJob:
         backbone = load_backbone(self.backbone)
         config = cast(GeneratorConfig, backbone.config.model_validate(self.config))
         splits = self.splits if protocol == "validation" else (0,)
+        device = self.device if torch.cuda.is_available() else "cpu"
         views = [
             _tensors(
                 self.dataset,
@@ -70,6 +73,7 @@ class TrainingJob:
                 config.feature_scaling,
                 config.center_semantics,
                 config.semantics_scale,
+                device,
             )
             for split in splits
         ]
@@ -78,14 +82,13 @@ class TrainingJob:
 
 @lru_cache(maxsize=4)
 def _tensors(
-    path: str, content_hash: str, protocol: Protocol, split: int, scaling: str, center: bool, scale: float
+    path: str, content_hash: str, protocol: Protocol, split: int, scaling: str, center: bool, scale: float, device: str
 ) -> Tensors:
     dataset = open_prepared(Path(path))
     if dataset.content_hash != content_hash:
         raise RunError(
             f"{path}: holds content {dataset.content_hash[:12]}, the search was made for {content_hash[:12]}"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_tensors(
         dataset.view(protocol, split),
         scaling=cast(Any, scaling),

@@ -18,7 +18,7 @@ from d3tune.method.generators import load_backbone
 from d3tune.search.run import RunDirectory, create_run
 from d3tune.search.sampling import make_sampler
 from d3tune.search.search import Plan
-from d3tune.search.tracking import check_uri, default_uri
+from d3tune.search.tracking import store_uri
 from d3tune.space import Space, WarmStart, check_space, contains, load_space
 from d3tune.yamlfile import parse_yaml, read_yaml
 
@@ -110,7 +110,7 @@ def make_plan(
         ),
         confirm_seeds=confirm_seeds,
         baselines=baselines,
-        tracking_uri=check_uri(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()),
+        tracking_uri=store_uri(tracking_uri),
     )
 
 

@@ -87,6 +87,14 @@ class RunDirectory:
         """Write what the leaderboard and other readers need, without opening the study."""
         write_json(self.path / SUMMARY_FILE, summary)
 
+    def read_summary(self) -> dict[str, Any] | None:
+        """What `write_summary` wrote last, or None."""
+        try:
+            summary: dict[str, Any] = json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return summary
+
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Own the run: one process at a time writes to it; the lock ends with the process.
@@ -107,9 +115,7 @@ class RunDirectory:
             yield
 
 
-def create_run(
-    path: Path | None, search: SearchConfig, dataset_path: Path, space: Space
-) -> tuple[RunDirectory, bool]:
+def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, space: Space) -> tuple[RunDirectory, bool]:
     """Create a run directory, or open the one that holds the same search.
 
     Args:

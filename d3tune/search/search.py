@@ -1,7 +1,7 @@
 """A search from start to end: trials, confirmation, baselines, summary. All state is in the run directory."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,11 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 from d3tune.config import Resources
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.prepared import open_prepared
-from d3tune.errors import NoUsableTrialError
+from d3tune.errors import D3TuneError, NoUsableTrialError
 from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
 from d3tune.search.baselines import METHODS, baseline
 from d3tune.search.confirm import (
+    TEST_METRICS,
     Selection,
     TestResult,
     configuration_document,
@@ -125,17 +126,36 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
     finally:
         outcome.interrupted = stop.requested
         outcome.counts = counts(ledger.trials())
-        run.write_summary(_summary(outcome, ledger))
-        mirror.finish(
-            "interrupted" if stop.requested else state,
-            _parent_metrics(outcome),
-            [run.best] if outcome.test is not None else [],
-        )
+        summary = _summary(outcome, ledger)
+        run.write_summary(summary)
+        _finish_mirror(mirror, run, "interrupted" if stop.requested else state, summary, say)
     outcome.link = mirror.link()
     return outcome
 
 
-def training_job(run: RunDirectory, config: dict[str, Any], threads: int) -> TrainingJob:
+def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
+    """Write to MLflow what a run's study has and the store has not; the caller owns the run.
+
+    Args:
+        run: an earlier run.
+        tracking_uri: the store.
+        say: takes one line an event.
+
+    Raises:
+        D3TuneError: the store still does not take it.
+    """
+    config = load_backbone(run.search.backbone).config
+    ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
+    mirror = Mirror(tracking_uri, ledger, run.search, run.uid, run.name)
+    summary = run.read_summary()
+    state = "done" if summary is not None and not summary["interrupted"] else "interrupted"
+    missed = mirror.finish(state, {} if summary is None else _parent_metrics(summary), _artifacts(run))
+    if missed is not None:
+        raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {missed}")
+    say(f"{len(ledger.trials())} trials of {run.name} are in MLflow at {tracking_uri}")
+
+
+def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources) -> TrainingJob:
     """The job of one configuration of a run, with the run's own seed."""
     return TrainingJob(
         backbone=run.search.backbone,
@@ -143,7 +163,8 @@ def training_job(run: RunDirectory, config: dict[str, Any], threads: int) -> Tra
         dataset=str(run.dataset_path),
         dataset_hash=run.search.dataset_hash,
         seed=run.search.seed,
-        threads=threads,
+        threads=resources.threads,
+        device=resources.device,
         objective=run.search.objective,
         splits=run.search.splits,
     )
@@ -160,6 +181,16 @@ def dataset_identity(run: RunDirectory) -> dict[str, str]:
     }
 
 
+def _finish_mirror(mirror: Mirror, run: RunDirectory, state: str, summary: Mapping[str, Any], say: Say) -> None:
+    missed = mirror.finish(state, _parent_metrics(summary), _artifacts(run))
+    if missed is not None:
+        say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: d3tune sync {run.path}")
+
+
+def _artifacts(run: RunDirectory) -> list[Path]:
+    return [run.best] if run.best.exists() else []
+
+
 @contextmanager
 def _executor(plan: Plan, run: RunDirectory) -> Iterator[Executor]:
     if plan.resources.executor == "local":
@@ -174,13 +205,9 @@ def _executor(plan: Plan, run: RunDirectory) -> Iterator[Executor]:
         executor.close()
 
 
-def _run_trials(
-    run: RunDirectory, plan: Plan, ledger: Ledger, executor: Executor, stop: StopSignal, say: Say
-) -> None:
-    threads = plan.resources.threads
-
+def _run_trials(run: RunDirectory, plan: Plan, ledger: Ledger, executor: Executor, stop: StopSignal, say: Say) -> None:
     def job(assignment: Assignment) -> TrainingJob:
-        return training_job(run, assignment.config, threads)
+        return training_job(run, assignment.config, plan.resources)
 
     def on_end(number: int) -> None:
         say(_trial_line(ledger.trials(), number, plan.trials))
@@ -220,7 +247,7 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     run, trial = outcome.run, outcome.winner
     seeds = confirmation_seeds(run.search.seed, plan.confirm_seeds)
     say(f"confirming trial {trial.number} (val/H {trial.value:.3f}) with {len(seeds)} fresh seeds")
-    job = training_job(run, trial.user_attrs["config"], plan.resources.threads)
+    job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
     # the number of seeds is part of what was selected, so it is part of where its test is kept
@@ -265,16 +292,17 @@ def _summary(outcome: Outcome, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _parent_metrics(outcome: Outcome) -> dict[str, float]:
-    metrics: dict[str, float] = {f"trials/{state}": count for state, count in outcome.counts.items()}
-    if outcome.winner is not None and outcome.winner.value is not None:
-        metrics[f"val/{outcome.run.search.objective}"] = outcome.winner.value
-    if outcome.selection is not None:
-        metrics["val/H_confirmed"] = outcome.selection.val_H
-    if outcome.test is not None:
-        metrics |= outcome.test.metrics()
-    for row in outcome.baselines:
+def _parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What the parent run shows, from the run's summary."""
+    metrics = {f"trials/{state}": float(count) for state, count in summary["trials"].items()}
+    if summary["winner"] is not None:
+        metrics[f"val/{summary['objective']}"] = summary["winner"]["value"]
+    if summary["selection"] is not None:
+        metrics["val/H_confirmed"] = summary["selection"]["val_H"]
+    for name in TEST_METRICS if summary["test"] is not None else ():
+        metrics[f"test/{name}"] = summary["test"][name]["mean"]
+        if summary["test"][name]["sd"] is not None:
+            metrics[f"test/{name}_sd"] = summary["test"][name]["sd"]
+    for row in summary["baselines"]:
         metrics |= {f"baseline/{row['name']}/{key}": row[key] for key in ("val/H", "test/H")}
     return metrics
-
-

@@ -45,9 +45,7 @@ class Ledger:
     Everything is in the study's journal before a call returns. One process at a time owns it (see `RunDirectory`).
     """
 
-    def __init__(
-        self, journal: Path, name: str, search: SearchConfig, space: Space, config: type[TrialConfig]
-    ) -> None:
+    def __init__(self, journal: Path, name: str, search: SearchConfig, space: Space, config: type[TrialConfig]) -> None:
         """Open the study, or create it with its warm-start points.
 
         Args:
@@ -66,11 +64,7 @@ class Ledger:
         self.study = _open_study(journal, name)
         self.study.pruner = make_pruner(search.pruner, self._updates)
         self._enqueue_warm_starts()
-        self._interrupted = [
-            trial.number
-            for trial in self.trials()
-            if trial.state == TrialState.RUNNING
-        ]
+        self._interrupted = [trial.number for trial in self.trials() if trial.state == TrialState.RUNNING]
         self._running: dict[int, optuna.Trial] = {}
 
     def trials(self) -> list[FrozenTrial]:

@@ -21,8 +21,15 @@ from d3tune.search.study import Ledger, reports_of
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # a server that is down costs seconds, not minutes; what it misses is written later
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+for _key, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_key, _value)
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 RUN_TAG, TRIAL_TAG, STATE_TAG = "d3tune.run", "d3tune.trial", "d3tune.state"
@@ -36,12 +43,22 @@ STATUS = {
     TrialState.PRUNED: "KILLED",
     TrialState.FAIL: "FAILED",
 }
+PARENT_STATUS = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 log = logging.getLogger(__name__)
 
 
 def default_uri() -> str:
     """The store in ``$D3TUNE_HOME``."""
     return f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def store_uri(given: str | None) -> str:
+    """The MLflow store to use: the one given, ``$MLFLOW_TRACKING_URI``, or the one in ``$D3TUNE_HOME``.
+
+    Raises:
+        UsageError: see `check_uri`.
+    """
+    return check_uri(given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri())
 
 
 def check_uri(uri: str) -> str:
@@ -105,9 +122,14 @@ class Mirror:
         """Create store, experiment and parent run, then sync from a thread until `finish`.
 
         Raises:
-            Exception: of MLflow, where the store cannot be used at all.
+            UsageError: a local store cannot be used at all. A server that does not answer is no error: the search
+                goes on and the mirror tries again.
         """
-        self.sync()
+        if self.uri.startswith("sqlite"):
+            try:
+                self.sync()
+            except Exception as error:
+                raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {_first_line(error)}") from None
         self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
@@ -119,19 +141,30 @@ class Mirror:
                 if self._closed.get(trial.number) != trial.state.name:
                     self._write_trial(trial)
 
-    def finish(self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path] = ()) -> None:
+    def finish(self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path] = ()) -> str | None:
         """Stop the thread, write the rest and close the parent.
 
         Args:
             state: ``done``, ``interrupted`` or ``failed``; any trial still running is marked interrupted.
             metrics: of the parent: best ``val/H`` and the confirmed ``test/…``.
             artifacts: files to attach to the parent.
+
+        Returns:
+            Why the store is not complete, or None where it is.
         """
         self._ending = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
-        self.sync()
+        try:
+            self.sync()
+            self._close(state, metrics, artifacts)
+        except Exception as error:
+            log.debug("closing the MLflow runs", exc_info=True)
+            return _first_line(error)
+        return None
+
+    def _close(self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
         client = self._opened()
         for number, run_id in self._children.items():
             if self._closed.get(number) is None:
@@ -141,7 +174,7 @@ class Mirror:
         for path in artifacts:
             client.log_artifact(self._parent, str(path))
         client.set_tag(self._parent, STATE_TAG, state)
-        client.set_terminated(self._parent, "FINISHED" if state == "done" else "KILLED")
+        client.set_terminated(self._parent, PARENT_STATUS[state])
 
     def link(self) -> str:
         """Path and query of the MLflow page that compares this run's trials, best first."""
@@ -158,7 +191,7 @@ class Mirror:
             try:
                 self.sync()
             except Exception:
-                log.warning("MLflow did not take the last batch; it is written with the next", exc_info=True)
+                log.debug("MLflow did not take the last batch; it is written with the next", exc_info=True)
 
     def _opened(self) -> "MlflowClient":
         assert self._client is not None
@@ -169,7 +202,8 @@ class Mirror:
             return
         from mlflow import MlflowClient
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         client = MlflowClient(self.uri)
         experiment = client.get_experiment_by_name(self.experiment_name)
         if experiment is None:
@@ -266,6 +300,11 @@ class Mirror:
         rows = [Param(key, str(value)) for key, value in params.items()]
         for start in range(0, len(rows), PARAMS_PER_BATCH):
             client.log_batch(run_id, params=rows[start : start + PARAMS_PER_BATCH])
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
 def trial_params(trial: FrozenTrial) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from d3tune.config import first_fault, validated
@@ -44,7 +45,12 @@ class Trained:
 
 
 def train(
-    path: Path, n_seeds: int, data_dir: Path | None, executor: Executor, stop: StopSignal, say: Callable[[str], None]
+    path: Path,
+    n_seeds: int,
+    data_dir: Path | None,
+    executor: Executor,
+    stop: StopSignal,
+    say: Callable[[str], None],
 ) -> Trained:
     """Retrain a configuration file.
 
@@ -68,7 +74,7 @@ def train(
     if selection is None:
         say(f"no selection in {path}: fixing updates, head and offset on validation")
         selection = select(job, confirmation_seeds(0, n_seeds), executor, stop)
-    job = replace(job, threads=selection.threads)
+    job = replace(job, threads=selection.threads, device=selection.device)
     first, last = selection.seeds[0], selection.seeds[-1]
     seeds = [*selection.seeds, *range(last + 1, last + 1 + n_seeds)][:n_seeds]
     say(f"training on trainval for {selection.updates} updates, {n_seeds} seeds from {first}")
@@ -122,6 +128,7 @@ def _job(document: dict[str, Any], dataset: GZSLDataset, path: Path) -> Training
         dataset=str(prepared_path(dataset)),
         dataset_hash=dataset.content_hash,
         seed=0,
+        device="cuda" if torch.cuda.is_available() else "cpu",
     )
 
 

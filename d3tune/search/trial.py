@@ -107,5 +107,3 @@ def evaluate_on_test(job: TrainingJob, updates: int, head: Any, seen_offset: flo
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-

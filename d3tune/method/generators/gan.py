@@ -54,7 +54,7 @@ class Critic(nn.Module):
         Returns:
             The Wasserstein loss and mean (‖∇ₓD‖ − 1)², scalars.
         """
-        weight_x, weight_a = self.hidden.weight.split([self.n_features, a.shape[1]], dim=1)
+        weight_x, weight_a = torch.split(self.hidden.weight, [self.n_features, a.shape[1]], dim=1)
         shared = F.linear(a, weight_a, self.hidden.bias)
         pre_real, pre_fake = (F.linear(torch.cat([real, fake]), weight_x) + shared.repeat(2, 1)).chunk(2)
         value_real = self.output(F.leaky_relu(pre_real, SLOPE))
@@ -70,9 +70,7 @@ class Critic(nn.Module):
 class Gan(Backbone[GanConfig]):
     """f-CLSWGAN: critic steps with WGAN-GP, then − D(G) + w_gcls·CE(teacher on synthetic seen rows)."""
 
-    def __init__(
-        self, sizes: Sizes, config: GanConfig, teacher: EmbeddingClassifier, rng: torch.Generator
-    ) -> None:
+    def __init__(self, sizes: Sizes, config: GanConfig, teacher: EmbeddingClassifier, rng: torch.Generator) -> None:
         super().__init__(sizes, config, teacher)
         self.generator = SemanticGenerator(sizes, config, self.noise_dim, rng)
         self.critic = Critic(sizes, config.hidden_dim, rng)
@@ -103,11 +101,11 @@ class Gan(Backbone[GanConfig]):
         with torch.no_grad():
             fakes = self.sample(self.draw_noise(len(semantics), rng), semantics)
         totals = fakes.new_zeros(2)
-        for batch, fake in zip(batches, fakes.split([len(batch.x) for batch in batches]), strict=True):
+        for batch, fake in zip(batches, torch.split(fakes, [len(batch.x) for batch in batches]), strict=True):
             mix = torch.rand(len(fake), 1, generator=rng, device=fake.device)
             wasserstein, penalty = self.critic.loss(batch.x, fake, batch.a, mix)
             self._critic_optimizer.zero_grad()
-            (wasserstein + self.config.gp_weight * penalty).backward()
+            torch.autograd.backward(wasserstein + self.config.gp_weight * penalty)
             self._critic_optimizer.step()
             totals += torch.stack([wasserstein.detach(), penalty.detach()])
         wasserstein_mean, penalty_mean = totals / len(batches)

@@ -43,7 +43,7 @@ WORKER_FAILURES = 2
 POLL_SECONDS = 0.5
 
 
-class TrialActor(tune.Trainable):  # type: ignore[misc]
+class TrialActor(tune.Trainable):
     """A worker process: one trial after another, an evaluation a step."""
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -61,9 +61,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         try:
             if self._trial is None:
                 job = TrainingJob.from_dict(self._assignment["job"])
-                self._trial = RunningTrial(
-                    job, Path(self._assignment["directory"]), self._assignment["known_update"]
-                )
+                self._trial = RunningTrial(job, Path(self._assignment["directory"]), self._assignment["known_update"])
             report = self._trial.next_report()
         except DivergedError as error:
             return {"failure": f"diverged: {error}", "done": True}
@@ -85,7 +83,7 @@ class _Shell:
         return {}
 
 
-class StudySearcher(_Shell, Searcher):  # type: ignore[misc]
+class StudySearcher(_Shell, Searcher):
     """Ray's searcher: trials come from the study, their ends go to it."""
 
     def __init__(self, queue: TrialQueue) -> None:
@@ -112,9 +110,7 @@ class StudySearcher(_Shell, Searcher):  # type: ignore[misc]
         }
         return {"number": assignment.number, "assignment": json.dumps(payload)}
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how the trial ended; a trial stopped by the pruner has been told already."""
         number = self._numbers.get(trial_id)
         if number is None:
@@ -124,9 +120,10 @@ class StudySearcher(_Shell, Searcher):  # type: ignore[misc]
             ledger.fail(number, f"its worker process died {WORKER_FAILURES + 1} times")
         elif result is not None and "failure" in result:
             ledger.fail(number, result["failure"])
-        elif result is not None and result.get("done") and "report" in result:
-            if not ledger.report(number, Report.from_dict(json.loads(result["report"]))):
-                ledger.complete(number)
+        elif result is not None and "report" in result:
+            # of a full budget this is the last report; of a pruned trial the study has it and ignores it
+            ledger.report(number, Report.from_dict(json.loads(result["report"])))
+            ledger.complete(number)
         self._queue.end(number)
 
     def save(self, checkpoint_path: str) -> None:
@@ -136,11 +133,11 @@ class StudySearcher(_Shell, Searcher):  # type: ignore[misc]
         """See `save`."""
 
 
-class StudyPruner(_Shell, FIFOScheduler):  # type: ignore[misc]
+class StudyPruner(_Shell, FIFOScheduler):
     """Ray's scheduler: reports go to the study, whose pruner says which trial stops."""
 
     def __init__(self, queue: TrialQueue) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._queue = queue
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -150,7 +147,7 @@ class StudyPruner(_Shell, FIFOScheduler):  # type: ignore[misc]
         return decision
 
 
-class _Drain(_Shell, tune.Stopper):  # type: ignore[misc]
+class _Drain(_Shell, tune.Stopper):
     """Ends all trials once a stop is requested; their checkpoints are on disk already."""
 
     def __init__(self, stop: StopSignal) -> None:
@@ -237,7 +234,7 @@ class RayExecutor:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _start(self, num_gpus: int | None) -> None:
-        common = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
+        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if self._resources.address is not None:
             try:
                 ray.init(address=self._resources.address, **common)
@@ -265,12 +262,10 @@ class RayExecutor:
             UsageError: none does; the message names the resource.
         """
         fits = 0
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         for node in nodes:
             shares = [
-                int(node.get(name.upper(), 0) / amount + 1e-9)
-                for name, amount in self._request().items()
-                if amount > 0
+                int(node.get(name.upper(), 0) / amount + 1e-9) for name, amount in self._request().items() if amount > 0
             ]
             fits += min(shares)
         if fits == 0:
