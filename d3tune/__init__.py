@@ -1,3 +1,23 @@
 """d3tune: hyper-parameter search for D³GZSL, generalized zero-shot learning by distillation and OOD detection."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from d3tune.results.frames import load_run
+    from d3tune.results.leaderboard import leaderboard
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "leaderboard", "load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and not before: ``import d3tune`` stays instant."""
+    if name == "load_run":
+        from d3tune.results.frames import load_run
+
+        return load_run
+    if name == "leaderboard":
+        from d3tune.results.leaderboard import leaderboard
+
+        return leaderboard
+    raise AttributeError(f"module 'd3tune' has no attribute '{name}'")

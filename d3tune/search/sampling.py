@@ -1,6 +1,7 @@
 """From a search space to Optuna: what to suggest, which sampler, which pruner."""
 
 import hashlib
+import math
 import warnings
 from typing import Any
 
@@ -13,6 +14,7 @@ from d3tune.space import Parameter, Space, is_integer
 
 GRACE_SHARE = 0.25
 REDUCTION_FACTOR = 2
+MIN_COMPETITORS = 4
 STARTUP_TRIALS = 10
 
 
@@ -84,7 +86,7 @@ def make_pruner(kind: Pruner, updates: int) -> optuna.pruners.BasePruner:
     """A pruner whose resource is generator updates.
 
     Args:
-        kind: ``auto`` and ``asha`` keep half of the trials from a quarter of the budget on; ``hyperband`` mixes
+        kind: ``auto`` and ``asha`` keep half of the trials from a quarter of the budget on, see `CautiousHalving`; ``hyperband`` mixes
             brackets of that.
         updates: the full budget.
     """
@@ -95,7 +97,30 @@ def make_pruner(kind: Pruner, updates: int) -> optuna.pruners.BasePruner:
         return optuna.pruners.HyperbandPruner(
             min_resource=grace, max_resource=updates, reduction_factor=REDUCTION_FACTOR
         )
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=grace, reduction_factor=REDUCTION_FACTOR)
+    return CautiousHalving(grace)
+
+
+class CautiousHalving(optuna.pruners.SuccessiveHalvingPruner):
+    """Asynchronous successive halving that prunes nobody before a few trials have been at the same rung.
+
+    Plain halving compares the second trial with the first alone and prunes one of them, whatever they are worth: a
+    search of a dozen trials would lose its warm starts to a coin toss.
+    """
+
+    def __init__(self, grace: int) -> None:
+        """Halve at ``grace``, 2·``grace``, 4·``grace`` … updates."""
+        super().__init__(min_resource=grace, reduction_factor=REDUCTION_FACTOR)
+        self._grace = grace
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        """See `optuna.pruners.BasePruner.prune`."""
+        pruned = super().prune(study, trial)
+        step = trial.last_step or 0
+        if not pruned or step < self._grace:
+            return pruned
+        rung = self._grace * REDUCTION_FACTOR ** int(math.log(step / self._grace, REDUCTION_FACTOR))
+        reached = sum((other.last_step or 0) >= rung for other in study.get_trials(deepcopy=False))
+        return reached >= MIN_COMPETITORS
 
 
 def _cmaes(seed: int) -> optuna.samplers.BaseSampler:

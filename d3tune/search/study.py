@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import SearchConfig, TrialConfig
@@ -172,6 +172,22 @@ class Ledger:
         self.study.tell(number, state=TrialState.FAIL)
 
 
+def read_trials(journal: Path, name: str) -> list[FrozenTrial]:
+    """Every trial of a study, without owning it or writing to it.
+
+    Raises:
+        RunError: there is no readable journal.
+    """
+    if not journal.is_file():
+        raise RunError(f"{journal}: there is no journal; the run has not begun")
+    try:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock_obj=_RunOwnsJournal()))
+        study = optuna.load_study(study_name=name, storage=storage)
+        return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    except (ValueError, KeyError, OSError) as error:
+        raise RunError(f"{journal}: the study's journal cannot be read: {error}") from None
+
+
 def reports_of(trial: FrozenTrial) -> list[Report]:
     """The trial's reports in order of update."""
     keys = sorted(key for key in trial.user_attrs if key.startswith(REPORT_KEY))
@@ -195,13 +211,38 @@ def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     }
 
 
+class _RunOwnsJournal(JournalFileOpenLock):
+    """No lock of its own: one process owns the run, and a lock file would outlive a killed one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
 def _last_update(trial: FrozenTrial) -> int:
     return max(trial.intermediate_values, default=0)
 
 
+def _drop_partial_line(journal: Path) -> None:
+    """Cut off what a killed process wrote of its last line, so that the next one does not grow into it."""
+    if not journal.exists():
+        return
+    with journal.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+
+
 def _open_study(journal: Path, name: str) -> optuna.Study:
     try:
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        _drop_partial_line(journal)
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock_obj=_RunOwnsJournal()))
         return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     except (ValueError, KeyError, OSError) as error:
         logging.getLogger(__name__).debug("opening the journal", exc_info=True)

@@ -1,0 +1,178 @@
+"""The `diffusion` backbone: conditional denoising diffusion of features, predicting x₀ with few steps."""
+
+import copy
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from d3tune.method.generators import BackboneEntry
+from d3tune.method.generators.base import Backbone, Batch, GeneratorConfig, Sizes
+from d3tune.method.networks import EmbeddingClassifier
+
+TIME_DIM = 64
+CONDITION_DROP = 0.1
+MIN_SNR_GAMMA = 5.0
+
+
+class DiffusionConfig(GeneratorConfig):
+    """Hyper-parameters of `diffusion`; it models standardised features."""
+
+    diffusion_steps: int = Field(10, ge=1, le=1000, description="T: noise levels, and steps of a full sample")
+    diffusion_schedule: Literal["cosine", "vp"] = Field("cosine", description="how noise grows with t")
+    guidance: float = Field(0.0, ge=0, le=10, description="g: classifier-free guidance of samples; 0 is none")
+    semantics_noise: float = Field(0.0, ge=0, le=10, description="sd of noise on a in training, per norm of a")
+    min_snr: bool = Field(False, description="weight the loss by min(SNR, 5)/SNR")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the weights that samples are drawn with")
+    final_sampler: Literal["full", "one_step"] = Field("full", description="how a head's rows are drawn")
+
+
+class Denoiser(nn.Module):
+    """x_t, t and a to v: a two-layer SiLU network, a by FiLM, t by sinusoids and a small network."""
+
+    def __init__(self, sizes: Sizes, hidden_dim: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.input = _scaled_linear(sizes.n_features, hidden_dim, rng)
+        self.middle = _scaled_linear(hidden_dim, hidden_dim, rng)
+        self.output = _scaled_linear(hidden_dim, sizes.n_features, rng)
+        self.time = nn.Sequential(
+            _scaled_linear(TIME_DIM, hidden_dim, rng), nn.SiLU(), _scaled_linear(hidden_dim, hidden_dim, rng)
+        )
+        self.film = _scaled_linear(sizes.n_semantics, 2 * hidden_dim, rng)
+        self.empty = nn.Parameter(torch.zeros(sizes.n_semantics))
+
+    def forward(self, x: Tensor, time: Tensor, a: Tensor) -> Tensor:
+        """Noisy features (B, X), times (B,) in [0, 1] and semantics (B, A) to v (B, X)."""
+        scale, shift = self.film(a).chunk(2, dim=1)
+        h = F.silu((self.input(x) + self.time(_sinusoids(time))) * (1 + scale) + shift)
+        v: Tensor = self.output(F.silu(self.middle(h)))
+        return v
+
+
+class Diffusion(Backbone[DiffusionConfig]):
+    """MSE to x₀ over T noise levels x_t = α_t x₀ + σ_t ε, α² + σ² = 1.
+
+    The network predicts v = α_t ε − σ_t x₀, so that x₀ = α_t x_t − σ_t v: at high noise the network gives x₀ itself,
+    at low noise x_t does. Samples are drawn with an exponential moving average of the weights.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+
+    def __init__(
+        self, sizes: Sizes, config: DiffusionConfig, teacher: EmbeddingClassifier, rng: torch.Generator
+    ) -> None:
+        super().__init__(sizes, config, teacher)
+        self.denoiser = Denoiser(sizes, config.hidden_dim, rng)
+        self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
+        alpha = signal_levels(config.diffusion_steps, config.diffusion_schedule)
+        self.register_buffer("alpha", alpha)
+        self.register_buffer("sigma", (1 - alpha.square()).sqrt())
+        self.to(next(teacher.parameters()).device)
+
+    @property
+    def noise_dim(self) -> int:
+        """Noise is drawn in feature space."""
+        return self.sizes.n_features
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """The denoiser's."""
+        return list(self.denoiser.parameters())
+
+    def sample(self, noise: Tensor, semantics: Tensor) -> Tensor:
+        """One step from noise to x₀, differentiable: what the D³ terms see."""
+        level = torch.full((len(noise),), self.config.diffusion_steps - 1, device=noise.device)
+        return self._x0(self.denoiser, noise, level, semantics)
+
+    @torch.no_grad()
+    def sample_final(self, noise: Tensor, semantics: Tensor) -> Tensor:
+        """T deterministic DDIM steps (η = 0; Song et al., 2021) with the averaged weights, or one step."""
+        x = noise
+        for t in reversed(range(self.config.diffusion_steps)):
+            level = torch.full((len(noise),), t, device=noise.device)
+            x0 = self._guided(x, level, semantics)
+            if t == 0 or self.config.final_sampler == "one_step":
+                return x0
+            epsilon = (x - self.alpha[t] * x0) / self.sigma[t]
+            x = self.alpha[t - 1] * x0 + self.sigma[t - 1] * epsilon
+        return x
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error to x₀ at random noise levels, per dimension."""
+        n, device = len(batch.x), batch.x.device
+        level = torch.randint(self.config.diffusion_steps, (n,), generator=rng, device=device)
+        epsilon = torch.randn(batch.x.shape, generator=rng, device=device)
+        noisy = self.alpha[level, None] * batch.x + self.sigma[level, None] * epsilon
+        x0 = self._x0(self.denoiser, noisy, level, self._condition(batch.a, rng))
+        error = (x0 - batch.x).square().mean(dim=1)
+        if self.config.min_snr:
+            snr = (self.alpha[level] / self.sigma[level]).square()
+            error = error * snr.clamp(max=MIN_SNR_GAMMA) / snr
+        total = error.mean()
+        return total, {"denoising": total.detach()}
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Move the averaged weights."""
+        for average, current in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
+            average.lerp_(current, 1 - self.config.ema_decay)
+
+    def _condition(self, a: Tensor, rng: torch.Generator) -> Tensor:
+        """Semantics as training sees them: with noise, and replaced by the learned empty one where guidance is used."""
+        if self.config.semantics_noise > 0:
+            noise = torch.randn(a.shape, generator=rng, device=a.device) / math.sqrt(a.shape[1])
+            a = a + self.config.semantics_noise * a.norm(dim=1, keepdim=True) * noise
+        if self.config.guidance > 0:
+            dropped = torch.rand(len(a), 1, generator=rng, device=a.device) < CONDITION_DROP
+            a = torch.where(dropped, self.denoiser.empty, a)
+        return a
+
+    def _guided(self, x: Tensor, level: Tensor, a: Tensor) -> Tensor:
+        conditional = self._x0(self.average, x, level, a)
+        g = self.config.guidance
+        if g == 0:
+            return conditional
+        empty = self.average.empty.expand_as(a)
+        return (1 + g) * conditional - g * self._x0(self.average, x, level, empty)
+
+    def _x0(self, denoiser: Denoiser, x: Tensor, level: Tensor, a: Tensor) -> Tensor:
+        time = (level + 1) / self.config.diffusion_steps
+        return self.alpha[level, None] * x - self.sigma[level, None] * denoiser(x, time, a)
+
+
+def signal_levels(steps: int, schedule: Literal["cosine", "vp"]) -> Tensor:
+    """α_t for t = 1 … T, falling from near 1 to near 0.
+
+    Args:
+        steps: T.
+        schedule: ``cosine`` (Nichol and Dhariwal, 2021) or ``vp``, the linear β(t) from .1 to 20 of Song et al. (2021).
+    """
+    t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    if schedule == "cosine":
+        alpha = torch.cos((t + 0.008) / 1.008 * math.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2)
+    else:
+        alpha = torch.exp(-0.25 * t.square() * (20 - 0.1) - 0.5 * t * 0.1)
+    return alpha.clamp(1e-3, 1 - 1e-4).float()
+
+
+def _scaled_linear(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
+    """A linear layer with weights N(0, 1/n_in): three layers of sd .02 would start far too small for noise input."""
+    layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        layer.weight.normal_(0.0, n_in**-0.5, generator=rng)
+        layer.bias.zero_()
+    return layer
+
+
+def _sinusoids(time: Tensor) -> Tensor:
+    """Times (B,) in [0, 1] to (B, 64) sines and cosines of frequencies 1 … 1000."""
+    half = TIME_DIM // 2
+    frequencies = torch.exp(torch.linspace(0, math.log(1000), half, device=time.device))
+    angles = time[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+BACKBONE = BackboneEntry(config=DiffusionConfig, build=Diffusion)

@@ -1,0 +1,114 @@
+"""The `vae` backbone: a conditional variational autoencoder whose decoder has the shape of `gan`'s generator."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from d3tune.method.generators import BackboneEntry
+from d3tune.method.generators.base import Backbone, Batch, GeneratorConfig, SemanticGenerator, Sizes
+from d3tune.method.networks import EmbeddingClassifier, linear
+
+SLOPE = 0.2
+LOG_VARIANCE_BOUND = 8.0
+RESIDUAL_DECAY = 0.99
+
+
+class VaeConfig(GeneratorConfig):
+    """Hyper-parameters of `vae`."""
+
+    reconstruction: Literal["bce", "mse"] = Field("mse", description="bce needs minmax features and a sigmoid output")
+    vae_beta: float = Field(1.0, ge=0, le=1e3, description="β, weight of the KL term")
+    vae_warmup: int = Field(100, ge=0, le=10_000_000, description="updates over which β rises from 0")
+    output_noise: float = Field(
+        0.0, ge=0, le=10, description="noise on samples, in units of each feature's residual sd"
+    )
+
+
+class Encoder(nn.Module):
+    """[x; a] → hidden LeakyReLU(.2) → μ and log σ², the latter clamped to ±8."""
+
+    def __init__(self, sizes: Sizes, hidden_dim: int, latent_dim: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.hidden = linear(sizes.n_features + sizes.n_semantics, hidden_dim, rng)
+        self.output = linear(hidden_dim, 2 * latent_dim, rng)
+
+    def forward(self, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, X) and semantics (B, A) to μ and log σ² (B, latent)."""
+        h = F.leaky_relu(self.hidden(torch.cat([x, a], dim=1)), SLOPE)
+        mean, log_variance = self.output(h).chunk(2, dim=1)
+        return mean, log_variance.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(0, I)) summed over dimensions, mean over rows (Kingma and Welling, 2014)."""
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1).mean()
+
+
+class Vae(Backbone[VaeConfig]):
+    """L_gen = (reconstruction + β·KL)/X, both summed over dimensions and averaged over rows.
+
+    The division by X changes no optimum; it puts L_gen on the scale of the D³ terms for any feature width.
+    """
+
+    step: Tensor
+    residual_variance: Tensor
+
+    def __init__(self, sizes: Sizes, config: VaeConfig, teacher: EmbeddingClassifier, rng: torch.Generator) -> None:
+        super().__init__(sizes, config, teacher)
+        self._latent_dim = config.noise_dim or sizes.n_semantics
+        self.encoder = Encoder(sizes, config.hidden_dim, self._latent_dim, rng)
+        self.decoder = SemanticGenerator(sizes, config, self._latent_dim, rng)
+        self.register_buffer("step", torch.zeros(()))
+        self.register_buffer("residual_variance", torch.zeros(sizes.n_features))
+        self.to(next(teacher.parameters()).device)
+
+    @property
+    def noise_dim(self) -> int:
+        """The latent's size, and X more where samples get output noise."""
+        return self._latent_dim + (self.sizes.n_features if self.config.output_noise > 0 else 0)
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """Encoder and decoder."""
+        return list(self.parameters())
+
+    def sample(self, noise: Tensor, semantics: Tensor) -> Tensor:
+        """Decode a latent; the rest of the noise, where there is any, is the output noise."""
+        latent, rest = torch.split(noise, [self._latent_dim, noise.shape[1] - self._latent_dim], dim=1)
+        x: Tensor = self.decoder(latent, semantics)
+        if self.config.output_noise == 0:
+            return x
+        return x + self.config.output_noise * self.residual_variance.sqrt() * rest
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The negative evidence lower bound, β-weighted and divided by X."""
+        mean, log_variance = self.encoder(batch.x, batch.a)
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        decoded = self.decoder(mean + noise * (0.5 * log_variance).exp(), batch.a)
+        reconstruction = self._reconstruction(decoded, batch.x)
+        kl = kl_to_standard_normal(mean, log_variance)
+        self._follow(decoded.detach() - batch.x)
+        total = (reconstruction + self._beta() * kl) / self.sizes.n_features
+        return total, {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
+
+    def _reconstruction(self, decoded: Tensor, x: Tensor) -> Tensor:
+        if self.config.reconstruction == "bce":
+            return F.binary_cross_entropy(decoded, x, reduction="sum") / len(x)
+        return F.mse_loss(decoded, x, reduction="sum") / len(x)
+
+    def _beta(self) -> Tensor | float:
+        if self.config.vae_warmup == 0:
+            return self.config.vae_beta
+        return self.config.vae_beta * (self.step / self.config.vae_warmup).clamp(max=1)
+
+    @torch.no_grad()
+    def _follow(self, residual: Tensor) -> None:
+        """Advance the warm-up and the running residual variance, without bias at the start."""
+        self.step += 1
+        weight = (1 - RESIDUAL_DECAY) / (1 - RESIDUAL_DECAY**self.step)
+        self.residual_variance.lerp_(residual.square().mean(dim=0), weight)
+
+
+BACKBONE = BackboneEntry(config=VaeConfig, build=Vae)
