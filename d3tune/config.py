@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from d3tune.errors import UsageError, nearest
 
-Head = Literal["softmax", "student", "student_embedding", "teacher_embedding"]
+Head = Literal["softmax", "student", "student_embedding", "teacher_embedding", "lda", "prototype"]
 Device = Literal["cpu", "cuda"]
 OodScore = Literal["msp", "energy", "maxlogit", "entropy"]
 
 
 class TrialConfig(BaseModel):
-    """Hyper-parameters that every backbone shares; defaults are the published ones unless said otherwise."""
+    """Hyper-parameters that every backbone shares: what the models see, and the budget."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -28,8 +28,24 @@ class TrialConfig(BaseModel):
     semantics_scale: float = Field(1.0, gt=0, le=1e3, description="norm of each class's semantics vector")
 
     # budget
-    updates: int = Field(600, ge=1, le=10_000_000, description="generator updates of the full budget")
+    updates: int = Field(600, ge=1, le=10_000_000, description="updates of the full budget")
     evaluations: int = Field(10, ge=1, le=1000, description="evaluations in the full budget, evenly spaced")
+
+    @model_validator(mode="after")
+    def _evaluations_fit(self) -> "TrialConfig":
+        if self.evaluations > self.updates:
+            raise ValueError(f"evaluations ({self.evaluations}) must not exceed updates ({self.updates})")
+        return self
+
+    @property
+    def evaluation_updates(self) -> tuple[int, ...]:
+        """The update counts, rising to ``updates``, at which the model is evaluated."""
+        return tuple(round(self.updates * (k + 1) / self.evaluations) for k in range(self.evaluations))
+
+
+class D3Config(TrialConfig):
+    """Hyper-parameters of D³GZSL with any generator; defaults are the published ones unless said otherwise."""
+
     batch_size: int = Field(64, ge=2, le=65536, description="real seen rows per step")
 
     # teacher and student
@@ -65,13 +81,16 @@ class TrialConfig(BaseModel):
     head_lr: float = Field(1e-3, gt=0, le=1, description="Adam learning rate of a linear head")
     head_epochs: int = Field(25, ge=1, le=10_000, description="passes over a head's training rows")
     head_batch_size: int = Field(256, ge=1, le=65536, description="rows per step of a linear head")
+    logit_prior: bool = Field(False, description="shift a head's training logits by the log class priors")
+    unseen_shift: float = Field(0.0, ge=-100, le=100, description="added to unseen training logits of a head")
+    lda_shrinkage: float = Field(0.5, ge=0, le=1, description="of the lda head's covariance to its diagonal")
+    prototype_hidden: int = Field(1024, ge=1, le=65536, description="hidden width of the prototype head")
+    cosine_scale: float = Field(20.0, gt=0, le=1e3, description="scale of cosine logits")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "TrialConfig":
+    def _consistent(self) -> "D3Config":
         if self.ood_embed_dim % 2:
             raise ValueError(f"ood_embed_dim must be even (gates and their complements), not {self.ood_embed_dim}")
-        if self.evaluations > self.updates:
-            raise ValueError(f"evaluations ({self.evaluations}) must not exceed updates ({self.updates})")
         if len(set(self.heads)) != len(self.heads):
             raise ValueError(f"heads names one head twice: {', '.join(self.heads)}")
         if not self.offered_heads:
@@ -92,11 +111,6 @@ class TrialConfig(BaseModel):
     def offered_heads(self) -> tuple[Head, ...]:
         """The heads that this configuration trains: the student's only where the student is trained."""
         return tuple(head for head in self.heads if self.trains_student or not head.startswith("student"))
-
-    @property
-    def evaluation_updates(self) -> tuple[int, ...]:
-        """The update counts, rising to ``updates``, at which the model is evaluated."""
-        return tuple(round(self.updates * (k + 1) / self.evaluations) for k in range(self.evaluations))
 
 
 Sampler = Literal["auto", "tpe", "gp", "cmaes", "random"]

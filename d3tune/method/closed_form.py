@@ -14,6 +14,7 @@ from d3tune.data.tensors import Tensors
 from d3tune.method.metrics import Scores
 
 Scorer = Callable[[Tensor], Tensor]
+CONSTANT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,15 @@ def fit_gaussian(data: Tensors) -> Iterator[Fitted]:
     Seen class means are the data's; unseen ones come from kernel ridge regression of the seen means on semantics.
     Score: x'Σ⁻¹μ − ½μ'Σ⁻¹μ with the pooled within-class covariance Σ shrunk to its diagonal.
     """
-    x, y = data.train_x.double(), data.train_y
-    means = _class_means(x, y, data.n_seen)
-    centred = x - means[y]
-    covariance = centred.T @ centred / len(x)
+    means, covariance = within_class_covariance(data.train_x.double(), data.train_y, data.n_seen)
     semantics = data.semantics.double()
     for shrinkage in (0.1, 0.3, 0.5, 0.7, 0.9):
-        factor = _factor(covariance, shrinkage)
+        factor = shrunk_factor(covariance, shrinkage)
         for kernel, gamma in (("linear", 1.0), ("rbf", 0.5), ("rbf", 1.0), ("rbf", 2.0)):
             for ridge in (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0):
                 setting = GaussianSetting(kernel, gamma, ridge, shrinkage)  # type: ignore[arg-type]
                 mu = torch.cat([means, predict_means(means, semantics, data.n_seen, setting)])
-                yield Fitted(asdict(setting), _discriminant(mu, factor))
+                yield Fitted(asdict(setting), discriminant(mu, factor))
 
 
 def fit_eszsl(data: Tensors) -> Iterator[Fitted]:
@@ -123,17 +121,30 @@ def _gram(semantics: Tensor, n_seen: int, setting: GaussianSetting) -> Tensor:
     return torch.exp(-distance.square() / (2 * (setting.gamma * median).square()))
 
 
-def _factor(covariance: Tensor, shrinkage: float) -> Tensor:
+def within_class_covariance(x: Tensor, y: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Class means (n_classes, X) and the covariance (X, X) of rows (n, X) around them, pooled over classes."""
+    means = class_means(x, y, n_classes)
+    centred = x - means[y]
+    return means, centred.T @ centred / len(x)
+
+
+def shrunk_factor(covariance: Tensor, shrinkage: float) -> Tensor:
+    """Cholesky factor of (1 − s)·Σ + s·diag(Σ), s in [0, 1].
+
+    A feature that does not vary within classes gets the mean variance: it would otherwise outweigh all others
+    wherever a synthetic class mean is not exactly the real constant.
+    """
     diagonal = covariance.diagonal()
+    typical = diagonal.mean().clamp(min=1e-12)
+    varying = diagonal > CONSTANT * typical
     shrunk = (1 - shrinkage) * covariance + shrinkage * torch.diag(diagonal)
-    # a constant feature has variance 0: a floor keeps the matrix invertible and the feature without weight
-    floor = 1e-6 * diagonal.mean().clamp(min=1e-12)
-    identity = torch.eye(len(shrunk), dtype=shrunk.dtype, device=shrunk.device)
-    factor: Tensor = torch.linalg.cholesky(shrunk + floor * identity)
+    filling = torch.where(varying, CONSTANT * typical, typical)
+    factor: Tensor = torch.linalg.cholesky(shrunk + torch.diag(filling))
     return factor
 
 
-def _discriminant(mu: Tensor, factor: Tensor) -> Scorer:
+def discriminant(mu: Tensor, factor: Tensor) -> Scorer:
+    """x'Σ⁻¹μ − ½μ'Σ⁻¹μ for class means μ (N, X) and the Cholesky factor of Σ."""
     weight = torch.cholesky_solve(mu.T, factor)
     bias = -0.5 * (mu.T * weight).sum(dim=0)
     return lambda x: x @ weight + bias
@@ -143,6 +154,7 @@ def _linear(weight: Tensor) -> Scorer:
     return lambda x: x @ weight
 
 
-def _class_means(x: Tensor, y: Tensor, n_classes: int) -> Tensor:
+def class_means(x: Tensor, y: Tensor, n_classes: int) -> Tensor:
+    """Means (n_classes, X) of rows (n, X); 0 for a class without a row."""
     sums = x.new_zeros(n_classes, x.shape[1]).index_add_(0, y, x)
-    return sums / torch.bincount(y, minlength=n_classes)[:, None]
+    return sums / torch.bincount(y, minlength=n_classes).clamp(min=1)[:, None]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d3tune.config import TrialConfig
+from d3tune.config import D3Config
 from d3tune.method.distillation import (
     OodGates,
     OodProjector,
@@ -36,7 +36,7 @@ class Synthetic:
 class StudentSide(nn.Module):
     """Student (E_s, C_s) over all classes, projector H and gates S."""
 
-    def __init__(self, sizes: Sizes, config: TrialConfig, held_out_scores: Tensor | None, rng: torch.Generator) -> None:
+    def __init__(self, sizes: Sizes, config: D3Config, held_out_scores: Tensor | None, rng: torch.Generator) -> None:
         super().__init__()
         self.config = config
         self.n_seen = sizes.n_seen

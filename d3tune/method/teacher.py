@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d3tune.config import TrialConfig
+from d3tune.config import D3Config
 from d3tune.method.distillation import ood_score
 from d3tune.method.networks import EmbeddingClassifier, adam
 
@@ -26,9 +26,7 @@ class TeacherTable:
     v: Tensor
 
 
-def train_teacher(
-    x: Tensor, y: Tensor, n_classes: int, config: TrialConfig, rng: torch.Generator
-) -> EmbeddingClassifier:
+def train_teacher(x: Tensor, y: Tensor, n_classes: int, config: D3Config, rng: torch.Generator) -> EmbeddingClassifier:
     """Train E_o and C_o by cross-entropy on real seen rows, then freeze them (public code: 30 epochs of 128, 1e-4).
 
     Args:
@@ -47,6 +45,7 @@ def train_teacher(
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(teacher(x[rows])[1], y[rows]))
             optimizer.step()
+    optimizer.zero_grad()
     return teacher.requires_grad_(False)
 
 
@@ -56,7 +55,7 @@ def teacher_table(teacher: EmbeddingClassifier, x: Tensor) -> TeacherTable:
     return TeacherTable(*teacher(x))
 
 
-def held_out_scores(x: Tensor, y: Tensor, n_classes: int, config: TrialConfig, rng: torch.Generator) -> Tensor:
+def held_out_scores(x: Tensor, y: Tensor, n_classes: int, config: D3Config, rng: torch.Generator) -> Tensor:
     """OOD scores (m,) of a random 20 % of the training rows under a teacher fitted on the other 80 %."""
     order = torch.randperm(len(x), generator=rng).to(x.device)
     n_held_out = max(1, round(HELD_OUT_SHARE * len(x)))

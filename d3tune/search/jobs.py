@@ -14,8 +14,8 @@ from d3tune.data.prepared import open_prepared
 from d3tune.data.tensors import Tensors, load_tensors
 from d3tune.errors import RunError
 from d3tune.method.generators import load_backbone
-from d3tune.method.generators.base import GeneratorConfig
-from d3tune.method.training import Training
+from d3tune.method.trainer import Trainer
+from d3tune.method.training import start_training
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TrainingJob:
         """Read back `to_dict`."""
         return cls(**{**value, "splits": tuple(value["splits"])})
 
-    def trainings(self, protocol: Protocol) -> list[Training]:
+    def trainings(self, protocol: Protocol) -> list[Trainer]:
         """Models ready to train: one a validation split, or the one of the test protocol.
 
         Raises:
@@ -61,7 +61,7 @@ class TrainingJob:
         """
         torch.set_num_threads(self.threads)
         backbone = load_backbone(self.backbone)
-        config = cast(GeneratorConfig, backbone.config.model_validate(self.config))
+        config = backbone.config.model_validate(self.config)
         splits = self.splits if protocol == "validation" else (0,)
         device = self.device if torch.cuda.is_available() else "cpu"
         views = [
@@ -77,7 +77,7 @@ class TrainingJob:
             )
             for split in splits
         ]
-        return [Training(view, backbone, config, self.seed) for view in views]
+        return [start_training(backbone, view, config, self.seed) for view in views]
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from d3tune.config import Objective
-from d3tune.method.training import Evaluation
+from d3tune.method.trainer import Evaluation
 
 ACCURACIES = ("H", "H_raw", "U", "S", "T1", "AUSUC", "seen_offset")
 

@@ -86,8 +86,8 @@ def make_pruner(kind: Pruner, updates: int) -> optuna.pruners.BasePruner:
     """A pruner whose resource is generator updates.
 
     Args:
-        kind: ``auto`` and ``asha`` keep half of the trials from a quarter of the budget on, see `CautiousHalving`; ``hyperband`` mixes
-            brackets of that.
+        kind: ``auto`` and ``asha`` keep half of the trials from a quarter of the budget on, see `CautiousHalving`;
+            ``hyperband`` mixes brackets of halving.
         updates: the full budget.
     """
     grace = max(1, int(GRACE_SHARE * updates))
@@ -117,10 +117,10 @@ class CautiousHalving(optuna.pruners.SuccessiveHalvingPruner):
         pruned = super().prune(study, trial)
         step = trial.last_step or 0
         if not pruned or step < self._grace:
-            return pruned
+            return bool(pruned)
         rung = self._grace * REDUCTION_FACTOR ** int(math.log(step / self._grace, REDUCTION_FACTOR))
         reached = sum((other.last_step or 0) >= rung for other in study.get_trials(deepcopy=False))
-        return reached >= MIN_COMPETITORS
+        return bool(reached >= MIN_COMPETITORS)
 
 
 def _cmaes(seed: int) -> optuna.samplers.BaseSampler:

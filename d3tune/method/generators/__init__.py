@@ -1,4 +1,4 @@
-"""The generative backbones by name, each one module with its configuration, networks and loss."""
+"""The backbones by name, each one module with its configuration, networks and loss."""
 
 import importlib
 from collections.abc import Callable
@@ -10,20 +10,28 @@ from d3tune.config import TrialConfig
 from d3tune.errors import UsageError, nearest
 
 ENTRY_POINTS = "d3tune.backbones"
-_SHIPPED = {"gan": "d3tune.method.generators.gan:BACKBONE"}
+_SHIPPED = {
+    "gan": "d3tune.method.generators.gan:BACKBONE",
+    "vae": "d3tune.method.generators.vae:BACKBONE",
+    "diffusion": "d3tune.method.generators.diffusion:BACKBONE",
+    "rezsl": "d3tune.method.regression:BACKBONE",
+    "gaussian": "d3tune.method.gaussian:BACKBONE",
+}
 
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """A backbone's configuration class and the function that builds it.
+    """A backbone's configuration class and how its training begins: one of ``build`` and ``start`` is given.
 
     Attributes:
-        config: subclass of `TrialConfig`.
-        build: ``build(sizes, config, teacher, rng)`` → `Backbone`.
+        config: subclass of `TrialConfig`; of `GeneratorConfig` for a generator.
+        build: for a generator, ``build(sizes, config, teacher, rng)`` → `Backbone`, trained by `Training`.
+        start: for anything else, ``start(tensors, config, seed)`` → `Trainer`.
     """
 
     config: type[TrialConfig]
-    build: Callable[..., Any]
+    build: Callable[..., Any] | None = None
+    start: Callable[..., Any] | None = None
 
 
 def backbone_names() -> list[str]:

@@ -9,21 +9,28 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from d3tune.config import TrialConfig
+from d3tune.config import D3Config
 from d3tune.method.networks import EmbeddingClassifier, linear
 
-OutputActivation = Literal["sigmoid", "relu", "linear"]
+OutputActivation = Literal["auto", "sigmoid", "relu", "linear"]
 
 
-class GeneratorConfig(TrialConfig):
+class GeneratorConfig(D3Config):
     """Hyper-parameters of every generative backbone."""
 
     generator_lr: float = Field(1e-4, gt=0, le=1, description="Adam learning rate of the backbone")
     hidden_dim: int = Field(4096, ge=1, le=65536, description="width of the backbone's hidden layers")
     noise_dim: int | None = Field(None, ge=1, le=65536, description="size of the noise; null = that of a")
     output_activation: OutputActivation = Field(
-        "relu", description="after the last layer: sigmoid or relu for minmax features, linear for standard"
+        "auto", description="after the last layer; auto is relu for minmax features and linear for standard ones"
     )
+
+    @property
+    def resolved_activation(self) -> OutputActivation:
+        """The output activation with ``auto`` resolved by the features' range."""
+        if self.output_activation != "auto":
+            return self.output_activation
+        return "relu" if self.feature_scaling == "minmax" else "linear"
 
 
 C = TypeVar("C", bound=GeneratorConfig)
@@ -104,6 +111,13 @@ class Backbone(nn.Module, ABC, Generic[C]):
     def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """L_gen, a scalar, and its parts by name (detached)."""
 
+    def sample_final(self, noise: Tensor, semantics: Tensor) -> Tensor:
+        """Samples for the heads, where those may be drawn better than `sample`'s; by default the same."""
+        return self.sample(noise, semantics)
+
+    def after_update(self) -> None:
+        """What follows the optimiser's step, e.g. averaging weights; by default nothing."""
+
     def own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers that `prepare` steps itself, by name; part of the training's state."""
         return {}
@@ -124,7 +138,7 @@ class SemanticGenerator(nn.Module):
         super().__init__()
         self.hidden = linear(noise_dim + sizes.n_semantics, config.hidden_dim, rng)
         self.output = linear(config.hidden_dim, sizes.n_features, rng)
-        self.activation = config.output_activation
+        self.activation = config.resolved_activation
 
     def forward(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """Noise (B, noise_dim) and semantics (B, A) to features (B, X)."""

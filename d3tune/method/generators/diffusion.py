@@ -140,7 +140,8 @@ class Diffusion(Backbone[DiffusionConfig]):
 
     def _x0(self, denoiser: Denoiser, x: Tensor, level: Tensor, a: Tensor) -> Tensor:
         time = (level + 1) / self.config.diffusion_steps
-        return self.alpha[level, None] * x - self.sigma[level, None] * denoiser(x, time, a)
+        v: Tensor = denoiser(x, time, a)
+        return self.alpha[level, None] * x - self.sigma[level, None] * v
 
 
 def signal_levels(steps: int, schedule: Literal["cosine", "vp"]) -> Tensor:

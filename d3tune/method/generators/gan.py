@@ -61,7 +61,7 @@ class Critic(nn.Module):
         value_fake = self.output(F.leaky_relu(pre_fake, SLOPE))
         with torch.no_grad():
             at_mix = torch.lerp(pre_fake, pre_real, mix)
-            slope = torch.where(at_mix > 0, 1.0, SLOPE)
+            slope = torch.where(at_mix > 0, torch.ones_like(at_mix), torch.full_like(at_mix, SLOPE))
         gradient = (self.output.weight * slope) @ weight_x
         penalty = (gradient.norm(dim=1) - 1).square().mean()
         return value_fake.mean() - value_real.mean(), penalty

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from d3tune.method.training import DivergedError
+from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import StopSignal, TrialQueue
 from d3tune.search.study import Assignment
 from d3tune.search.trial import RunningTrial

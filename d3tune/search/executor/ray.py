@@ -12,7 +12,7 @@ from typing import Any
 
 from d3tune.config import Resources
 from d3tune.errors import D3TuneError, UsageError
-from d3tune.method.training import DivergedError
+from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import StopSignal, TrialQueue
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report

@@ -1,0 +1,79 @@
+"""Reading one trained model by several heads."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from d3tune.config import D3Config, Head
+from d3tune.data.tensors import Tensors
+from d3tune.method.classifier import lda_head, logit_adjustment, train_linear_head, train_prototype_head
+from d3tune.method.closed_form import class_means
+from d3tune.method.metrics import Scores
+from d3tune.method.networks import EmbeddingClassifier
+from d3tune.method.randomness import stream
+from d3tune.method.student import Synthetic
+
+Score = Callable[[Tensor], Tensor]
+
+
+class HeadReader:
+    """Fits heads on real seen and synthetic unseen rows and scores both evaluation sets."""
+
+    def __init__(self, tensors: Tensors, config: D3Config, seed: int) -> None:
+        self._tensors, self._config, self._seed = tensors, config, seed
+
+    def scores(
+        self,
+        head: Head,
+        synthetic: Synthetic,
+        teacher: EmbeddingClassifier,
+        student: EmbeddingClassifier,
+        update: int,
+    ) -> Scores:
+        """Class scores under one head, a function of its arguments and the seed.
+
+        Args:
+            head: which.
+            synthetic: rows of every unseen class.
+            teacher: frozen.
+            student: as trained so far.
+            update: names the random stream.
+        """
+        data = self._tensors
+        score = self._fitted(head, synthetic, teacher, student, stream(self._seed, head, update))
+        with torch.no_grad():
+            seen, unseen = score(data.eval_seen_x), score(data.eval_unseen_x)
+        return Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
+
+    def _fitted(
+        self,
+        head: Head,
+        synthetic: Synthetic,
+        teacher: EmbeddingClassifier,
+        student: EmbeddingClassifier,
+        rng: torch.Generator,
+    ) -> Score:
+        data, config = self._tensors, self._config
+        n_classes = data.n_seen + data.n_unseen
+        if head == "student":
+            return lambda x: student(x)[1]
+        if head == "lda":
+            means = class_means(synthetic.x, synthetic.y - data.n_seen, data.n_unseen)
+            return lda_head(data.train_x, data.train_y, data.n_seen, means, config.lda_shrinkage)
+        y = torch.cat([data.train_y, synthetic.y])
+        shift = logit_adjustment(y, n_classes, data.n_seen, config)
+        if head == "prototype":
+            x = torch.cat([data.train_x, synthetic.x])
+            return train_prototype_head(x, y, data.semantics, config, rng, shift)
+        embed = _embedding(head, teacher, student)
+        with torch.no_grad():
+            x = torch.cat([embed(data.train_x), embed(synthetic.x)])
+        classify = train_linear_head(x, y, n_classes, config, rng, shift)
+        return lambda x: classify(embed(x))
+
+
+def _embedding(head: Head, teacher: EmbeddingClassifier, student: EmbeddingClassifier) -> Score:
+    if head == "teacher_embedding":
+        return teacher.embed
+    return student.embed if head == "student_embedding" else lambda x: x

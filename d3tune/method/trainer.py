@@ -1,0 +1,135 @@
+"""What every backbone's training offers to a search: advance, evaluate, save and restore."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from d3tune.config import TrialConfig
+from d3tune.data.tensors import Tensors
+from d3tune.method.metrics import Accuracies
+
+
+class DivergedError(Exception):
+    """A loss, a score or a diagnostic is NaN or infinite.
+
+    Attributes:
+        where: the first such quantity.
+        update: the update count at which it was noticed.
+    """
+
+    def __init__(self, where: str, update: int) -> None:
+        super().__init__(f"{where} is not finite at update {update}")
+        self.where = where
+        self.update = update
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found.
+
+    Attributes:
+        update: updates so far.
+        heads: accuracies by head.
+        losses: mean of each loss since the evaluation before.
+        diagnostics: further measures by name, e.g. ``AUROC``.
+    """
+
+    update: int
+    heads: dict[str, Accuracies]
+    losses: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def best_head(self) -> str:
+        """The head with the largest H; the first in order where several have it."""
+        return max(self.heads, key=lambda head: self.heads[head].H)
+
+
+class Trainer(ABC):
+    """One model of one configuration on one protocol's tensors, resumable at any update.
+
+    Learning rates are constant or follow the update number, never the total; every random number depends on the seed
+    and on the draws before it alone. So a run cut at update s equals a run of length s.
+
+    Attributes:
+        tensors: the protocol's data.
+        config: hyper-parameters.
+        seed: of weights, batches and noise.
+        update: updates made so far.
+    """
+
+    def __init__(self, tensors: Tensors, config: TrialConfig, seed: int) -> None:
+        self.tensors, self.config, self.seed = tensors, config, seed
+        self.update = 0
+        self._loss_sums: dict[str, Tensor] = {}
+        self._losses_since = 0
+
+    def evaluations(self) -> Iterator[Evaluation]:
+        """Train on to the full budget, yielding an evaluation at each of its update counts still ahead.
+
+        Raises:
+            DivergedError: a loss or a score became NaN or infinite.
+        """
+        for update in self.config.evaluation_updates:
+            if update > self.update:
+                self.advance(update)
+                yield self.evaluate()
+
+    def advance(self, update: int) -> None:
+        """Train until ``update`` updates have been made in all."""
+        while self.update < update:
+            self._add_losses(self._step())
+            self.update += 1
+
+    @abstractmethod
+    def evaluate(self, heads: Sequence[str] | None = None, seen_offset: float | None = None) -> Evaluation:
+        """Read the model by heads on the two evaluation sets; does not change the training.
+
+        Args:
+            heads: which; None means all that the configuration offers.
+            seen_offset: δ carried from validation; None calibrates on these very rows.
+
+        Raises:
+            DivergedError: a loss or a score is NaN or infinite.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that training goes on from, as flat tensors."""
+
+    @abstractmethod
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` of the same configuration and data gave."""
+
+    @abstractmethod
+    def _step(self) -> dict[str, Tensor]:
+        """One update; returns losses by name, detached and on the device."""
+
+    def _add_losses(self, losses: Mapping[str, Tensor]) -> None:
+        for name, value in losses.items():
+            self._loss_sums[name] = self._loss_sums[name] + value if name in self._loss_sums else value
+        self._losses_since += 1
+
+    def _take_losses(self) -> dict[str, float]:
+        """The mean losses since the last call: the one point where the step's numbers leave the device."""
+        names = list(self._loss_sums)
+        if not names:
+            return {}
+        means = (torch.stack(list(self._loss_sums.values())) / self._losses_since).tolist()
+        self._forget_losses()
+        for name, value in zip(names, means, strict=True):
+            if not math.isfinite(value):
+                raise DivergedError(f"loss {name}", self.update)
+        return dict(zip(names, means, strict=True))
+
+    def _forget_losses(self) -> None:
+        self._loss_sums, self._losses_since = {}, 0
+
+    def _require_finite(self, what: str, *tensors: Tensor) -> None:
+        """Raise `DivergedError` where a tensor holds NaN or infinity."""
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise DivergedError(what, self.update)
