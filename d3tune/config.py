@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from d3tune.errors import UsageError, nearest
 
-Head = Literal["softmax", "student", "student_embedding", "teacher_embedding", "lda", "prototype"]
+Head = Literal["softmax", "student", "student_embedding", "teacher_embedding", "backbone_embedding", "lda", "prototype"]
 Device = Literal["cpu", "cuda"]
 OodScore = Literal["msp", "energy", "maxlogit", "entropy"]
 
@@ -69,6 +69,16 @@ class D3Config(TrialConfig):
     generator_d3_weight: float = Field(
         1.0, ge=0, le=1e6, description="scales the D³ terms' gradient into the generator"
     )
+    student_steps: Literal["generator", "every"] = Field(
+        "generator", description="student steps with the generator, or at each critic step too"
+    )
+    fidelity: Literal["reconstructed", "official"] = Field(
+        "reconstructed", description="D³ terms by the figure, or as the authors' code computes them"
+    )
+    anchor: Literal["none", "ridge"] = Field(
+        "none", description="whether the generator models the residual around kernel-ridge class means"
+    )
+    anchor_ridge: float = Field(0.01, gt=0, le=1e4, description="ridge of these class means")
     n_synthetic_step: int = Field(2, ge=1, le=10_000, description="synthetic rows per unseen class and step")
 
     # heads
@@ -96,6 +106,16 @@ class D3Config(TrialConfig):
         if not self.offered_heads:
             raise ValueError("no head is left: student heads need cls_weight, embedding_weight or label_weight above 0")
         return self
+
+    @property
+    def steps_student_always(self) -> bool:
+        """Whether the student also steps at each critic step; the authors' code does."""
+        return self.student_steps == "every" or self.fidelity == "official"
+
+    @property
+    def reads_log_probabilities(self) -> bool:
+        """Whether H reads log-softmax; the authors' code does."""
+        return self.ood_input == "logprob" or self.fidelity == "official"
 
     @property
     def uses_d3(self) -> bool:

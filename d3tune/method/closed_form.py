@@ -104,6 +104,39 @@ def predict_means(means: Tensor, semantics: Tensor, n_seen: int, setting: Gaussi
     return center + gram[n_seen:] @ weights
 
 
+class RidgeAnchor:
+    """Class means as a function of semantics, by rbf kernel ridge regression of the seen classes' means.
+
+    A generator may model the residual around it (``anchor: ridge``). It is smoothed at seen classes too, so that what
+    remains for the generator means the same at seen and unseen ones.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, seen_semantics: Tensor, ridge: float) -> None:
+        """Fit.
+
+        Args:
+            x: (n, X) training rows.
+            y: (n,) their classes in [0, N_s).
+            seen_semantics: (N_s, A).
+            ridge: relative to the kernel's diagonal, 1.
+        """
+        n_seen = len(seen_semantics)
+        means = class_means(x.double(), y, n_seen)
+        self._seen = seen_semantics.double()
+        distance = torch.cdist(self._seen, self._seen)
+        self._width = distance[~torch.eye(n_seen, dtype=torch.bool, device=x.device)].median()
+        gram = torch.exp(-distance.square() / (2 * self._width.square()))
+        identity = torch.eye(n_seen, dtype=gram.dtype, device=gram.device)
+        self._center = means.mean(dim=0)
+        self._weights: Tensor = torch.linalg.solve(gram + ridge * identity, means - self._center)
+
+    def __call__(self, semantics: Tensor) -> Tensor:
+        """Semantics (B, A) to class means (B, X), in their type."""
+        distance = torch.cdist(semantics.double(), self._seen)
+        kernel = torch.exp(-distance.square() / (2 * self._width.square()))
+        return (self._center + kernel @ self._weights).to(semantics.dtype)
+
+
 def evaluation_scores(data: Tensors, score: Scorer) -> Scores:
     """A scorer's class scores of both evaluation sets."""
     seen, unseen = score(data.eval_seen_x.double()), score(data.eval_unseen_x.double())

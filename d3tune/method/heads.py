@@ -1,6 +1,7 @@
 """Reading one trained model by several heads."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,47 +18,47 @@ from d3tune.method.student import Synthetic
 Score = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Spaces:
+    """The trained parts that heads read.
+
+    Attributes:
+        teacher: frozen.
+        student: as trained so far.
+        backbone: rows (n, X) to the backbone's own space.
+    """
+
+    teacher: EmbeddingClassifier
+    student: EmbeddingClassifier
+    backbone: Score
+
+
 class HeadReader:
     """Fits heads on real seen and synthetic unseen rows and scores both evaluation sets."""
 
     def __init__(self, tensors: Tensors, config: D3Config, seed: int) -> None:
         self._tensors, self._config, self._seed = tensors, config, seed
 
-    def scores(
-        self,
-        head: Head,
-        synthetic: Synthetic,
-        teacher: EmbeddingClassifier,
-        student: EmbeddingClassifier,
-        update: int,
-    ) -> Scores:
+    def scores(self, head: Head, synthetic: Synthetic, spaces: Spaces, update: int) -> Scores:
         """Class scores under one head, a function of its arguments and the seed.
 
         Args:
             head: which.
             synthetic: rows of every unseen class.
-            teacher: frozen.
-            student: as trained so far.
+            spaces: the trained parts.
             update: names the random stream.
         """
         data = self._tensors
-        score = self._fitted(head, synthetic, teacher, student, stream(self._seed, head, update))
+        score = self._fitted(head, synthetic, spaces, stream(self._seed, head, update))
         with torch.no_grad():
             seen, unseen = score(data.eval_seen_x), score(data.eval_unseen_x)
         return Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
 
-    def _fitted(
-        self,
-        head: Head,
-        synthetic: Synthetic,
-        teacher: EmbeddingClassifier,
-        student: EmbeddingClassifier,
-        rng: torch.Generator,
-    ) -> Score:
+    def _fitted(self, head: Head, synthetic: Synthetic, spaces: Spaces, rng: torch.Generator) -> Score:
         data, config = self._tensors, self._config
         n_classes = data.n_seen + data.n_unseen
         if head == "student":
-            return lambda x: student(x)[1]
+            return lambda x: spaces.student(x)[1]
         if head == "lda":
             means = class_means(synthetic.x, synthetic.y - data.n_seen, data.n_unseen)
             return lda_head(data.train_x, data.train_y, data.n_seen, means, config.lda_shrinkage)
@@ -66,14 +67,16 @@ class HeadReader:
         if head == "prototype":
             x = torch.cat([data.train_x, synthetic.x])
             return train_prototype_head(x, y, data.semantics, config, rng, shift)
-        embed = _embedding(head, teacher, student)
+        embed = _embedding(head, spaces)
         with torch.no_grad():
             x = torch.cat([embed(data.train_x), embed(synthetic.x)])
         classify = train_linear_head(x, y, n_classes, config, rng, shift)
         return lambda x: classify(embed(x))
 
 
-def _embedding(head: Head, teacher: EmbeddingClassifier, student: EmbeddingClassifier) -> Score:
+def _embedding(head: Head, spaces: Spaces) -> Score:
     if head == "teacher_embedding":
-        return teacher.embed
-    return student.embed if head == "student_embedding" else lambda x: x
+        return spaces.teacher.embed
+    if head == "student_embedding":
+        return spaces.student.embed
+    return spaces.backbone if head == "backbone_embedding" else lambda x: x

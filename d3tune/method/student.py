@@ -7,15 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d3tune.config import D3Config
-from d3tune.method.distillation import (
-    OodGates,
-    OodProjector,
-    embedding_loss,
-    label_loss,
-    ood_score,
-    outlier_loss,
-    scale_gradient,
-)
+from d3tune.method import distillation, official
+from d3tune.method.distillation import OodGates, OodProjector, ood_score, scale_gradient
 from d3tune.method.generators.base import Batch, Sizes
 from d3tune.method.networks import EmbeddingClassifier
 
@@ -43,8 +36,7 @@ class StudentSide(nn.Module):
         self.student = EmbeddingClassifier(
             sizes.n_features, config.embed_dim, sizes.n_classes, config.embed_activation, rng
         )
-        log_input = config.ood_input == "logprob"
-        self.projector = OodProjector(sizes.n_classes, config.ood_embed_dim, log_input, rng)
+        self.projector = OodProjector(sizes.n_classes, config.ood_embed_dim, config.reads_log_probabilities, rng)
         self.gates = OodGates(config.ood_embed_dim, held_out_scores)
 
     def loss(
@@ -56,6 +48,7 @@ class StudentSide(nn.Module):
         L_od) and through the frozen teacher (L_od). A term of weight 0 is not computed.
         """
         config = self.config
+        terms = official if config.fidelity == "official" else distillation
         n_real = len(batch.x)
         fake = scale_gradient(synthetic.x, config.generator_d3_weight)
         labels = torch.cat([batch.y, synthetic.y])
@@ -70,14 +63,14 @@ class StudentSide(nn.Module):
         if config.cls_weight > 0:
             add("student_classification", config.cls_weight, F.cross_entropy(v, labels))
         if config.embedding_weight > 0:
-            term = embedding_loss(batch.teacher_z, z[:n_real], batch.y, config.pair_balance)
+            term = terms.embedding_loss(batch.teacher_z, z[:n_real], batch.y, config.pair_balance)
             add("embedding_distillation", config.embedding_weight, term)
         if config.label_weight > 0:
-            term = label_loss(batch.teacher_v, v[:n_real], config.temperature)
+            term = terms.label_loss(batch.teacher_v, v[:n_real], config.temperature)
             add("label_distillation", config.label_weight, term)
         if config.ood_weight > 0:
             teacher_v = torch.cat([batch.teacher_v, teacher(fake)[1]])
             teacher_h = self.gates(ood_score(teacher_v, config.ood_score))
-            term = outlier_loss(self.projector(v), teacher_h, labels, config.pair_balance)
+            term = terms.outlier_loss(self.projector(v), teacher_h, labels, config.pair_balance)
             add("outlier_distillation", config.ood_weight, term)
         return torch.stack(weighted).sum(), parts

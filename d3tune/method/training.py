@@ -9,11 +9,11 @@ from torch import Tensor
 from d3tune.config import Head, TrialConfig
 from d3tune.data.tensors import Tensors
 from d3tune.method import state
-from d3tune.method.closed_form import class_means
+from d3tune.method.closed_form import RidgeAnchor, class_means
 from d3tune.method.distillation import ood_score
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, GeneratorConfig, Sizes
-from d3tune.method.heads import HeadReader
+from d3tune.method.heads import HeadReader, Spaces
 from d3tune.method.metrics import accuracies, auroc, fpr_at_95
 from d3tune.method.networks import EmbeddingClassifier, adam
 from d3tune.method.randomness import stream
@@ -50,6 +50,8 @@ class Training(Trainer):
         self.backbone: Backbone[GeneratorConfig] = backbone.build(
             self.sizes, config, self.teacher, stream(seed, "backbone")
         )
+        self.backbone.seen_semantics = tensors.semantics[: tensors.n_seen]
+        self._anchors = self._class_anchors()
         self.student = StudentSide(self.sizes, config, self._held_out_scores(), stream(seed, "student"))
         self.student.to(device)
         self._rng = stream(seed, "updates", device=device)
@@ -64,7 +66,7 @@ class Training(Trainer):
         synthetic = self.synthesise(self.config.n_synthetic_final, "evaluation")
         results = {}
         for head in heads or self.config.offered_heads:
-            scores = self._reader.scores(cast(Head, head), synthetic, self.teacher, self.student.student, self.update)
+            scores = self._reader.scores(cast(Head, head), synthetic, self._spaces(), self.update)
             self._require_finite(f"a score of head {head}", scores.seen, scores.unseen)
             results[head] = accuracies(scores, seen_offset)
         return Evaluation(self.update, results, losses, self._diagnostics(synthetic))
@@ -104,6 +106,9 @@ class Training(Trainer):
         shared = {"generator": self._generator_optimizer, "student": self._student_optimizer}
         return {**shared, **self.backbone.own_optimizers()}
 
+    def _spaces(self) -> Spaces:
+        return Spaces(self.teacher, self.student.student, self.backbone.head_features)
+
     def _train_teacher(self, name: str) -> EmbeddingClassifier:
         data = self.tensors
         return train_teacher(data.train_x, data.train_y, data.n_seen, self.config, stream(self.seed, name))
@@ -120,12 +125,13 @@ class Training(Trainer):
         """One update: the backbone's preparation, then generator and student on L_gen + the D³ terms."""
         batches = [self._draw_batch() for _ in range(self.backbone.batches_per_update)]
         losses = self.backbone.prepare(batches, self._rng)
+        if self.config.uses_d3 and self.config.steps_student_always:
+            for batch in batches[: self.backbone.inner_steps]:
+                self._step_student_alone(batch)
         total, parts = self.backbone.loss(batches[-1], self._rng)
         losses |= parts
         if self.config.uses_d3:
-            noise = self.backbone.draw_noise(len(self._step_y), self._rng)
-            fake = Synthetic(self.backbone.sample(noise, self.tensors.semantics[self._step_y]), self._step_y)
-            d3, parts = self.student.loss(batches[-1], fake, self.teacher)
+            d3, parts = self.student.loss(batches[-1], self._fakes(), self.teacher)
             total = total + d3
             losses |= parts
         self._generator_optimizer.zero_grad()
@@ -136,12 +142,37 @@ class Training(Trainer):
         self.backbone.after_update()
         return losses
 
+    def _step_student_alone(self, batch: Batch) -> None:
+        """A student step on fakes that carry no gradient to the generator."""
+        with torch.no_grad():
+            fakes = self._fakes()
+        loss, _ = self.student.loss(batch, fakes, self.teacher)
+        self._student_optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self._student_optimizer.step()
+
+    def _fakes(self) -> Synthetic:
+        """``n_synthetic_step`` rows of every unseen class."""
+        noise = self.backbone.draw_noise(len(self._step_y), self._rng)
+        return Synthetic(self.backbone.sample(noise, self.tensors.semantics[self._step_y]), self._step_y)
+
+    def _class_anchors(self) -> Tensor | None:
+        """Anchors of all classes (N, X), where the generator models residuals; tells the backbone of them."""
+        if self.config.anchor == "none":
+            return None
+        data = self.tensors
+        anchor = RidgeAnchor(data.train_x, data.train_y, data.semantics[: data.n_seen], self.config.anchor_ridge)
+        self.backbone.anchor = anchor
+        return anchor(data.semantics)
+
     def _draw_batch(self) -> Batch:
         data = self.tensors
         n = len(data.train_x)
         rows = torch.randperm(n, generator=self._rng, device=self._rng.device)[: self.config.batch_size]
         y = data.train_y[rows]
-        return Batch(data.train_x[rows], y, data.semantics[y], self._table.z[rows], self._table.v[rows])
+        x = data.train_x[rows]
+        residual = None if self._anchors is None else x - self._anchors[y]
+        return Batch(x, y, data.semantics[y], self._table.z[rows], self._table.v[rows], residual)
 
     def _unseen_labels(self, n_per_class: int) -> Tensor:
         device = self.tensors.train_x.device

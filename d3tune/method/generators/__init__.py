@@ -14,6 +14,8 @@ _SHIPPED = {
     "gan": "d3tune.method.generators.gan:BACKBONE",
     "vae": "d3tune.method.generators.vae:BACKBONE",
     "diffusion": "d3tune.method.generators.diffusion:BACKBONE",
+    "cegan": "d3tune.method.generators.cegan:BACKBONE",
+    "vaegan": "d3tune.method.generators.vaegan:BACKBONE",
     "rezsl": "d3tune.method.regression:BACKBONE",
     "gaussian": "d3tune.method.gaussian:BACKBONE",
 }

@@ -1,7 +1,7 @@
 """What every generative backbone offers to the joint training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -27,7 +27,9 @@ class GeneratorConfig(D3Config):
 
     @property
     def resolved_activation(self) -> OutputActivation:
-        """The output activation with ``auto`` resolved by the features' range."""
+        """The output activation with ``auto`` resolved by the features' range; a residual has none."""
+        if self.anchor != "none":
+            return "linear"
         if self.output_activation != "auto":
             return self.output_activation
         return "relu" if self.feature_scaling == "minmax" else "linear"
@@ -46,6 +48,7 @@ class Batch:
         a: (B, A) their semantics.
         teacher_z: (B, E) the teacher's embeddings of x.
         teacher_v: (B, N_s) the teacher's logits of x.
+        residual: (B, X) what the generator models, x − anchor(a); None where there is no anchor.
     """
 
     x: Tensor
@@ -53,6 +56,12 @@ class Batch:
     a: Tensor
     teacher_z: Tensor
     teacher_v: Tensor
+    residual: Tensor | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """What the generator models: the residual, or x itself."""
+        return self.x if self.residual is None else self.residual
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ class Backbone(nn.Module, ABC, Generic[C]):
         super().__init__()
         self.sizes = sizes
         self.config = config
+        self.anchor: Callable[[Tensor], Tensor] | None = None
+        self.seen_semantics = torch.empty(0)
         # in a tuple, so that the frozen teacher is not a part of this module's own state
         self._teacher = (teacher,)
 
@@ -103,9 +114,22 @@ class Backbone(nn.Module, ABC, Generic[C]):
     def generator_parameters(self) -> list[nn.Parameter]:
         """What one update of the generator changes."""
 
+    @property
+    def inner_steps(self) -> int:
+        """Steps that `prepare` makes before the generator's, one a batch: the critic's."""
+        return 0
+
     @abstractmethod
+    def generate(self, noise: Tensor, semantics: Tensor) -> Tensor:
+        """Differentiable samples (B, X) of `Batch.target` from noise (B, noise_dim) and semantics (B, A)."""
+
     def sample(self, noise: Tensor, semantics: Tensor) -> Tensor:
-        """Differentiable samples (B, X) from noise (B, noise_dim) and semantics (B, A)."""
+        """Differentiable samples (B, X) of features: what `generate` makes, plus the anchor where there is one."""
+        return self.anchored(self.generate(noise, semantics), semantics)
+
+    def anchored(self, generated: Tensor, semantics: Tensor) -> Tensor:
+        """Features from what `generate` made for these semantics."""
+        return generated if self.anchor is None else generated + self.anchor(semantics)
 
     @abstractmethod
     def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -114,6 +138,10 @@ class Backbone(nn.Module, ABC, Generic[C]):
     def sample_final(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """Samples for the heads, where those may be drawn better than `sample`'s; by default the same."""
         return self.sample(noise, semantics)
+
+    def head_features(self, x: Tensor) -> Tensor:
+        """Features (B, X) in the backbone's own space (B, D), read by head ``backbone_embedding``; by default x."""
+        return x
 
     def after_update(self) -> None:
         """What follows the optimiser's step, e.g. averaging weights; by default nothing."""

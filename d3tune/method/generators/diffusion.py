@@ -82,7 +82,7 @@ class Diffusion(Backbone[DiffusionConfig]):
         """The denoiser's."""
         return list(self.denoiser.parameters())
 
-    def sample(self, noise: Tensor, semantics: Tensor) -> Tensor:
+    def generate(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """One step from noise to x₀, differentiable: what the D³ terms see."""
         level = torch.full((len(noise),), self.config.diffusion_steps - 1, device=noise.device)
         return self._x0(self.denoiser, noise, level, semantics)
@@ -95,19 +95,20 @@ class Diffusion(Backbone[DiffusionConfig]):
             level = torch.full((len(noise),), t, device=noise.device)
             x0 = self._guided(x, level, semantics)
             if t == 0 or self.config.final_sampler == "one_step":
-                return x0
+                break
             epsilon = (x - self.alpha[t] * x0) / self.sigma[t]
             x = self.alpha[t - 1] * x0 + self.sigma[t - 1] * epsilon
-        return x
+        return self.anchored(x0, semantics)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error to x₀ at random noise levels, per dimension."""
-        n, device = len(batch.x), batch.x.device
+        target = batch.target
+        n, device = len(target), target.device
         level = torch.randint(self.config.diffusion_steps, (n,), generator=rng, device=device)
-        epsilon = torch.randn(batch.x.shape, generator=rng, device=device)
-        noisy = self.alpha[level, None] * batch.x + self.sigma[level, None] * epsilon
+        epsilon = torch.randn(target.shape, generator=rng, device=device)
+        noisy = self.alpha[level, None] * target + self.sigma[level, None] * epsilon
         x0 = self._x0(self.denoiser, noisy, level, self._condition(batch.a, rng))
-        error = (x0 - batch.x).square().mean(dim=1)
+        error = (x0 - target).square().mean(dim=1)
         if self.config.min_snr:
             snr = (self.alpha[level] / self.sigma[level]).square()
             error = error * snr.clamp(max=MIN_SNR_GAMMA) / snr

@@ -1,6 +1,7 @@
 """The `gan` backbone: f-CLSWGAN (Xian et al., CVPR 2018), a conditional Wasserstein GAN with gradient penalty."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -67,60 +68,99 @@ class Critic(nn.Module):
         return value_fake.mean() - value_real.mean(), penalty
 
 
-class Gan(Backbone[GanConfig]):
-    """f-CLSWGAN: critic steps with WGAN-GP, then − D(G) + w_gcls·CE(teacher on synthetic seen rows)."""
+G = TypeVar("G", bound=GanConfig)
+Losses = dict[str, Tensor]
 
-    def __init__(self, sizes: Sizes, config: GanConfig, teacher: EmbeddingClassifier, rng: torch.Generator) -> None:
+
+class AdversarialBackbone(Backbone[G]):
+    """Generator and critic of f-CLSWGAN; what extends it adds terms to the critic's and the generator's loss."""
+
+    def __init__(self, sizes: Sizes, config: G, teacher: EmbeddingClassifier, rng: torch.Generator) -> None:
         super().__init__(sizes, config, teacher)
         self.generator = SemanticGenerator(sizes, config, self.noise_dim, rng)
         self.critic = Critic(sizes, config.hidden_dim, rng)
+        self.add_parts(rng)
         self.to(next(teacher.parameters()).device)
-        self._critic_optimizer = adam(list(self.critic.parameters()), config.generator_lr)
+        self._critic_optimizer = adam(self.critic_parameters(), config.generator_lr)
 
     @property
     def batches_per_update(self) -> int:
         """One real batch a critic step."""
         return self.config.critic_steps
 
+    @property
+    def inner_steps(self) -> int:
+        """The critic's."""
+        return self.config.critic_steps
+
+    def add_parts(self, rng: torch.Generator) -> None:
+        """Build further networks; by default none."""
+
     def generator_parameters(self) -> list[nn.Parameter]:
         """The generator's, not the critic's."""
         return list(self.generator.parameters())
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """What the critic steps change."""
+        return list(self.critic.parameters())
+
+    def critic_terms(self, batch: Batch) -> Losses:
+        """Further losses of the critic steps by name, weighted as they are added; by default none."""
+        return {}
+
+    def generator_terms(self, batch: Batch, fake: Tensor, rng: torch.Generator) -> tuple[Tensor, Losses]:
+        """Further weighted losses of the generator and their parts by name (detached); by default 0.
+
+        Args:
+            batch: real seen rows.
+            fake: (B, X) features of the same classes, with gradient to the generator.
+            rng: of any further noise.
+        """
+        return fake.new_zeros(()), {}
 
     def own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The critic's Adam."""
         return {"critic": self._critic_optimizer}
 
-    def sample(self, noise: Tensor, semantics: Tensor) -> Tensor:
-        """See `Backbone.sample`."""
+    def generate(self, noise: Tensor, semantics: Tensor) -> Tensor:
+        """See `Backbone.generate`."""
         x: Tensor = self.generator(noise, semantics)
         return x
 
-    def prepare(self, batches: Sequence[Batch], rng: torch.Generator) -> dict[str, Tensor]:
+    def prepare(self, batches: Sequence[Batch], rng: torch.Generator) -> Losses:
         """The critic steps; their fakes come from one generator pass, since the generator does not change."""
         semantics = torch.cat([batch.a for batch in batches])
         with torch.no_grad():
-            fakes = self.sample(self.draw_noise(len(semantics), rng), semantics)
-        totals = fakes.new_zeros(2)
+            fakes = self.generate(self.draw_noise(len(semantics), rng), semantics)
+        totals: Losses = {}
         for batch, fake in zip(batches, torch.split(fakes, [len(batch.x) for batch in batches]), strict=True):
             mix = torch.rand(len(fake), 1, generator=rng, device=fake.device)
-            wasserstein, penalty = self.critic.loss(batch.x, fake, batch.a, mix)
+            wasserstein, penalty = self.critic.loss(batch.target, fake, batch.a, mix)
+            terms = self.critic_terms(batch)
+            total = wasserstein + self.config.gp_weight * penalty + sum(terms.values())
             self._critic_optimizer.zero_grad()
-            torch.autograd.backward(wasserstein + self.config.gp_weight * penalty)
+            torch.autograd.backward(total)
             self._critic_optimizer.step()
-            totals += torch.stack([wasserstein.detach(), penalty.detach()])
-        wasserstein_mean, penalty_mean = totals / len(batches)
-        return {"critic": wasserstein_mean, "gradient_penalty": penalty_mean}
+            for name, loss in {"critic": wasserstein, "gradient_penalty": penalty, **terms}.items():
+                totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
+        return totals
 
-    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """− D(G(noise, a)) + w_gcls·CE of the frozen teacher on these synthetic seen rows."""
-        fake = self.sample(self.draw_noise(len(batch.y), rng), batch.a)
-        adversarial = -self.critic.frozen_value(fake, batch.a).mean()
-        parts = {"adversarial": adversarial.detach()}
-        if self.config.gcls_weight == 0:
-            return adversarial, parts
-        classification = F.cross_entropy(self.teacher(fake)[1], batch.y)
-        parts["generator_classification"] = classification.detach()
-        return adversarial + self.config.gcls_weight * classification, parts
+    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Losses]:
+        """− D(G(noise, a)) + w_gcls·CE of the frozen teacher on these synthetic seen rows, and further terms."""
+        generated = self.generate(self.draw_noise(len(batch.y), rng), batch.a)
+        fake = self.anchored(generated, batch.a)
+        adversarial = -self.critic.frozen_value(generated, batch.a).mean()
+        further, parts = self.generator_terms(batch, fake, rng)
+        total, parts = adversarial + further, {"adversarial": adversarial.detach(), **parts}
+        if self.config.gcls_weight > 0:
+            classification = F.cross_entropy(self.teacher(fake)[1], batch.y)
+            parts["generator_classification"] = classification.detach()
+            total = total + self.config.gcls_weight * classification
+        return total, parts
+
+
+class Gan(AdversarialBackbone[GanConfig]):
+    """f-CLSWGAN: critic steps with WGAN-GP, then − D(G) + w_gcls·CE(teacher on synthetic seen rows)."""
 
 
 BACKBONE = BackboneEntry(config=GanConfig, build=Gan)

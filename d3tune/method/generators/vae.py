@@ -74,7 +74,7 @@ class Vae(Backbone[VaeConfig]):
         """Encoder and decoder."""
         return list(self.parameters())
 
-    def sample(self, noise: Tensor, semantics: Tensor) -> Tensor:
+    def generate(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """Decode a latent; the rest of the noise, where there is any, is the output noise."""
         latent, rest = torch.split(noise, [self._latent_dim, noise.shape[1] - self._latent_dim], dim=1)
         x: Tensor = self.decoder(latent, semantics)
@@ -84,12 +84,12 @@ class Vae(Backbone[VaeConfig]):
 
     def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative evidence lower bound, β-weighted and divided by X."""
-        mean, log_variance = self.encoder(batch.x, batch.a)
+        mean, log_variance = self.encoder(batch.target, batch.a)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         decoded = self.decoder(mean + noise * (0.5 * log_variance).exp(), batch.a)
-        reconstruction = self._reconstruction(decoded, batch.x)
+        reconstruction = self._reconstruction(decoded, batch.target)
         kl = kl_to_standard_normal(mean, log_variance)
-        self._follow(decoded.detach() - batch.x)
+        self._follow(decoded.detach() - batch.target)
         total = (reconstruction + self._beta() * kl) / self.sizes.n_features
         return total, {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
 
