@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Heavy imports happen inside commands, so that --help is instant."""
 
+import io
 import json
 import signal
 import sys
@@ -113,7 +114,7 @@ def search(
 @app.command()
 def resume(
     run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
-    trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more than it has.")] = None,
+    trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more than planned.")] = None,
     time: TimeLimit = None,
     cpus_per_trial: Cpus = 1.0,
     gpus_per_trial: Gpus = None,
@@ -154,13 +155,15 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Retrain a configuration on trainval and test it once a seed."""
-    from d3tune.files import write_text
+    from d3tune.files import writable_file, write_text
     from d3tune.results.text import train_text
     from d3tune.search.executor import StopSignal
     from d3tune.search.executor.inprocess import InProcessExecutor
     from d3tune.search.train import train as retrain
     from d3tune.yamlfile import dump_yaml
 
+    if output is not None:
+        writable_file(output, "give another -o")
     trained = retrain(config, seeds, data_dir, InProcessExecutor(), StopSignal(), say)
     if output is not None:
         write_text(output, dump_yaml(trained.document))
@@ -261,6 +264,9 @@ def data_simulate(
 
 def main() -> NoReturn:
     """Run the command line: errors a user can cause are one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     command = typer.main.get_command(app)
     try:
         code = command.main(standalone_mode=False)
@@ -273,6 +279,9 @@ def main() -> NoReturn:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            say(error.format_message())
+            sys.exit(EXIT_USAGE)
         _fail(error.format_message() + "; see --help", EXIT_USAGE)
     sys.exit(code if isinstance(code, int) else 0)
 

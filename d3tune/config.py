@@ -38,6 +38,11 @@ class TrialConfig(BaseModel):
         return self
 
     @property
+    def offered_heads(self) -> tuple[str, ...]:
+        """The heads that a training of this configuration is read by: one, unless a backbone says otherwise."""
+        return ("model",)
+
+    @property
     def evaluation_updates(self) -> tuple[int, ...]:
         """The update counts, rising to ``updates``, at which the model is evaluated."""
         return tuple(round(self.updates * (k + 1) / self.evaluations) for k in range(self.evaluations))
@@ -128,7 +133,7 @@ class D3Config(TrialConfig):
         return max(self.cls_weight, self.embedding_weight, self.label_weight) > 0
 
     @property
-    def offered_heads(self) -> tuple[Head, ...]:
+    def offered_heads(self) -> tuple[str, ...]:
         """The heads that this configuration trains: the student's only where the student is trained."""
         return tuple(head for head in self.heads if self.trains_student or not head.startswith("student"))
 

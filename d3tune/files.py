@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from d3tune.errors import D3TuneError
+from d3tune.errors import D3TuneError, UsageError
 
 
 def home() -> Path:
@@ -34,6 +34,20 @@ def writable_directory(path: Path, advice: str) -> Path:
         probe.unlink()
     except OSError as error:
         raise D3TuneError(f"cannot write in {path}: {error.strerror}; {advice}") from None
+    return path
+
+
+def writable_file(path: Path, advice: str) -> Path:
+    """Make sure that a file can be written, before the work is done that it shall hold.
+
+    Raises:
+        UsageError: it is a folder, or its folder is missing or cannot be written; the message ends with ``advice``.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; {advice}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: its folder does not exist; {advice}")
+    writable_directory(path.absolute().parent, advice)
     return path
 
 

@@ -26,6 +26,8 @@ from d3tune.config import TrialConfig, first_fault, validated
 from d3tune.errors import UsageError, nearest
 from d3tune.yamlfile import read_yaml
 
+# every trial has the same budget: COMPLETE means that it was used
+BUDGET = ("updates", "evaluations")
 Value = bool | int | float | str | None
 
 
@@ -237,6 +239,8 @@ def check_space(space: Space, config: type[TrialConfig], where: str) -> None:
         here = f"{where}: parameters.{name}"
         if name not in known:
             raise UsageError(f"{here}: unknown hyper-parameter '{name}'{nearest(name, known)}")
+        if name in BUDGET:
+            raise UsageError(f"{here}: the budget is not searched; set '{name}' under fixed, or with --set")
         for condition in parameter.conditions():
             if condition not in settled:
                 why = "must come before it" if condition in space.parameters else "is unknown"
@@ -265,7 +269,7 @@ def _check_bounds(parameter: Parameter, name: str, config: type[TrialConfig], wh
         try:
             legal.validate_python(value, strict=False)
         except ValidationError as error:
-            raise UsageError(f"{where}: {first_fault(error)}") from None
+            raise UsageError(f"{where}: {value!r}: {first_fault(error)}") from None
 
 
 def _check_point(point: WarmStart, space: Space, config: type[TrialConfig], where: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from d3tune.data import checks
 from d3tune.data.dataset import GZSLDataset, Rows, make_dataset
 from d3tune.data.matfile import MatFile, open_mat
 from d3tune.errors import DatasetError
@@ -17,9 +18,10 @@ FEATURES_FILE = "res101.mat"
 SPLITS_FILE = "att_splits.mat"
 SENTENCES_FILE = "sent_splits.mat"
 PAIR = (FEATURES_FILE, SPLITS_FILE)
+SEMANTICS_KIND = re.compile(r"[a-z][a-z0-9_-]{0,38}[a-z_-]|[a-z]")
+"""Lower-case and without a digit at the end, where the dimension follows."""
 
 _SENTENCE_DATASETS = ("flo",)
-_MIN_CLASS_ROWS = 2
 _MOST_ROWS = 2**16 - 1  # of the 16-bit row numbers in a splits file
 
 
@@ -28,7 +30,8 @@ def read_pair(directory: Path, name: str, semantics: str | None = None) -> GZSLD
 
     ``res101.mat``: ``features`` (X, n), ``labels`` n values in 1…N, optionally ``feature_tag`` (text).
     ``att_splits.mat``: ``att`` (A, N), ``trainval_loc``, ``test_seen_loc``, ``test_unseen_loc`` (1-based
-    rows), optionally ``original_att`` (A, N), ``train_loc`` with ``val_loc``, ``allclasses_names`` (N texts).
+    rows), optionally ``original_att`` (A, N), ``train_loc`` with ``val_loc``, ``allclasses_names`` (N texts),
+    ``semantics_kind`` (text: what ``att`` is, for its id).
     ``sent_splits.mat``: optional, only its ``att`` is read.
 
     Args:
@@ -49,9 +52,8 @@ def read_pair(directory: Path, name: str, semantics: str | None = None) -> GZSLD
     vectors = _read_semantics(semantics_file, key, n_classes)
     labels = _read_labels(features_file, n_classes)
     rows = {part: _read_rows(splits_file, f"{part}_loc", len(labels)) for part in _parts(splits_file)}
-    _check_splits(splits_file, labels, rows)
-    used = np.unique(np.concatenate([labels[rows[p]] for p in ("trainval", "test_unseen")]))
-    _refuse_zero_vectors(semantics_file, key, vectors, used)
+    checks.check_splits(splits_file, {part: f"{part}_loc" for part in rows}, labels, rows)
+    checks.refuse_zero_vectors(semantics_file, key, vectors, labels, rows)
     return make_dataset(
         name=name,
         features=_read_features(features_file, len(labels)),
@@ -109,7 +111,7 @@ def _choose_semantics(splits_file: MatFile, name: str, wanted: str | None) -> tu
 
 
 def _offered_semantics(splits_file: MatFile, name: str, wanted: str | None) -> Iterator[tuple[str, MatFile, str]]:
-    kind = "sent" if name in _SENTENCE_DATASETS else "att"
+    kind = _read_semantics_kind(splits_file) or ("sent" if name in _SENTENCE_DATASETS else "att")
     yield f"{kind}{_matrix_shape(splits_file, 'att')[0]}", splits_file, "att"
     if "original_att" in splits_file:
         yield f"original{_matrix_shape(splits_file, 'original_att')[0]}", splits_file, "original_att"
@@ -130,8 +132,8 @@ def _read_semantics(file: MatFile, key: str, n_classes: int) -> npt.NDArray[np.f
     shape = _matrix_shape(file, key)
     if shape[1] != n_classes:
         raise file.fail(key, f"has {shape[1]} columns; it must have one for each of the {n_classes} classes")
-    vectors = _as_float32(file.array(key).T)
-    _refuse_non_finite(file, key, vectors, "class")
+    vectors = checks.as_float32(file.array(key).T)
+    checks.refuse_non_finite(file, key, vectors, "class")
     return vectors
 
 
@@ -140,8 +142,8 @@ def _read_features(file: MatFile, n_labels: int) -> npt.NDArray[np.float32]:
     if shape[1] != n_labels:
         hint = "; is it transposed?" if shape[0] == n_labels else ""
         raise file.fail("features", f"has {shape[1]} columns but 'labels' has {n_labels} rows{hint}")
-    features = _as_float32(file.array("features").T)
-    _refuse_non_finite(file, "features", features, "row")
+    features = checks.as_float32(file.array("features").T)
+    checks.refuse_non_finite(file, "features", features, "row")
     return features
 
 
@@ -163,69 +165,14 @@ def _read_rows(file: MatFile, key: str, n_rows: int) -> Rows:
     wrong = rows[(rows < 1) | (rows > n_rows)]
     if len(wrong):
         raise file.fail(key, f"holds {wrong[0]}; rows run from 1 to {n_rows}, the number of 'labels'")
-    distinct, counts = np.unique(rows, return_counts=True)
-    if len(distinct) < len(rows):
-        raise file.fail(key, f"holds row {distinct[counts > 1][0]} more than once; every row counts once")
-    return distinct - 1
+    checks.refuse_repeats(file, key, rows - 1)
+    return np.sort(rows - 1)
 
 
 def _whole_numbers(file: MatFile, key: str) -> npt.NDArray[np.int64]:
-    """A vector of whole numbers, whichever of (n, 1), (1, n) and (n,) it is."""
     shape = file.shape(key)
-    size = int(np.prod(shape, dtype=object)) if shape else 1
-    if size == 0:
-        raise file.fail(key, "is empty")
-    if size != max(shape, default=1):
-        raise file.fail(key, f"has the shape {shape}; it must be a single column")
-    values = file.array(key).reshape(-1)
-    if values.dtype.kind == "f":
-        whole = np.isfinite(values) & (np.abs(values) < 2**53) & (values == np.rint(values))
-        if not whole.all():
-            row = int(np.argmin(whole))
-            raise file.fail(key, f"holds {values[row]} in row {row + 1}; it must hold whole numbers")
-    return values.astype(np.int64)
-
-
-def _as_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what overflows is infinite and refused as such
-        return np.ascontiguousarray(values, dtype=np.float32)
-
-
-def _refuse_non_finite(file: MatFile, key: str, values: npt.NDArray[np.float32], unit: str) -> None:
-    bad = ~np.isfinite(values)
-    count = int(np.count_nonzero(bad))
-    if count:
-        first = int(np.flatnonzero(bad.any(axis=1))[0]) + 1
-        many = "1 value that is" if count == 1 else f"{count} values that are"
-        raise file.fail(key, f"holds {many} NaN or infinite, first in {unit} {first}; correct the file")
-
-
-def _check_splits(file: MatFile, labels: npt.NDArray[np.int64], rows: dict[str, Rows]) -> None:
-    for one, other in (("trainval", "test_seen"), ("trainval", "test_unseen"), ("test_seen", "test_unseen")):
-        common = np.intersect1d(rows[one], rows[other])
-        if len(common):
-            raise file.fail(f"{one}_loc", f"and '{other}_loc' share {len(common)} rows (first: row {common[0] + 1})")
-    seen, counts = np.unique(labels[rows["trainval"]], return_counts=True)
-    unseen = np.unique(labels[rows["test_unseen"]])
-    both = np.intersect1d(seen, unseen)
-    if len(both):
-        raise file.fail(
-            "test_unseen_loc", f"has rows of class {both[0] + 1}, which 'trainval_loc' has too; separate them"
-        )
-    strange = np.setdiff1d(labels[rows["test_seen"]], seen)
-    if len(strange):
-        raise file.fail("test_seen_loc", f"has rows of class {strange[0] + 1}, of which 'trainval_loc' has none")
-    small = np.flatnonzero(counts < _MIN_CLASS_ROWS)
-    if len(small):
-        raise file.fail(
-            "trainval_loc", f"has {counts[small[0]]} row of class {seen[small[0]] + 1}; at least 2 are needed"
-        )
-
-
-def _refuse_zero_vectors(file: MatFile, key: str, vectors: npt.NDArray[np.float32], used: Rows) -> None:
-    zero = used[~vectors[used].any(axis=1)]
-    if len(zero):
-        raise file.fail(key, f"is all zero for class {zero[0] + 1} ({len(zero)} such classes)")
+    checks.single_column(file, key, shape)  # before the values are read
+    return checks.whole_numbers(file, key, shape, file.array(key))
 
 
 def _read_class_names(file: MatFile, n_classes: int) -> tuple[str, ...]:
@@ -235,6 +182,16 @@ def _read_class_names(file: MatFile, n_classes: int) -> tuple[str, ...]:
     if len(names) != n_classes:
         raise file.fail("allclasses_names", f"has {len(names)} names for {n_classes} classes")
     return tuple(name or f"class {number}" for number, name in enumerate(names, start=1))
+
+
+def _read_semantics_kind(file: MatFile) -> str | None:
+    """What the file itself says that ``att`` is; the published files do not."""
+    if "semantics_kind" not in file:
+        return None
+    texts = file.strings("semantics_kind")
+    if len(texts) != 1 or not SEMANTICS_KIND.fullmatch(texts[0]):
+        raise file.fail("semantics_kind", f"is {' '.join(texts)[:40]!r}; it must be one word such as att or sent")
+    return texts[0]
 
 
 def _read_feature_tag(file: MatFile) -> str:

@@ -34,6 +34,11 @@ class GaussianConfig(TrialConfig):
     ridge: float = Field(0.03, gt=0, le=1e4, description="of the kernel regression, relative to the diagonal")
     shrinkage: float = Field(0.1, ge=0, le=1, description="of the covariance to its diagonal")
 
+    @property
+    def offered_heads(self) -> tuple[str, ...]:
+        """One: the linear discriminant."""
+        return (HEAD,)
+
 
 class Gaussian(Trainer):
     """One "update" fits everything; there is no randomness, so seeds do not matter."""

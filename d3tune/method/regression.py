@@ -32,6 +32,11 @@ class RezslConfig(TrialConfig):
     remse_p: float = Field(0.1, ge=0, le=10, description="exponent over classes; with p2 = 0 plain MSE")
     remse_p2: float = Field(0.1, ge=0, le=10, description="exponent over semantic dimensions")
 
+    @property
+    def offered_heads(self) -> tuple[str, ...]:
+        """One: cosine to the semantics."""
+        return (HEAD,)
+
 
 class Rezsl(Trainer):
     """x → hidden → a^, trained by CE over scale·cos(a^, a_c) of the seen classes + λ·ReMSE(a^, a_y).

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from d3tune.errors import RunError, UsageError
-from d3tune.files import write_text
+from d3tune.files import writable_file, write_text
 from d3tune.results.leaderboard import best_run
 from d3tune.search.run import open_run
 
@@ -37,10 +37,8 @@ def export_best(run: str | None, dataset: str | None, backbone: str | None, outp
     if not opened.best.exists():
         raise RunError(f"{opened.path}: no confirmed winner yet; finish it with: d3tune resume {opened.path}")
     text = opened.best.read_text(encoding="utf-8")
-    if output.exists() and not force and output.read_text(encoding="utf-8") != text:
+    writable_file(output, "give another -o")
+    if output.exists() and not force and output.read_bytes() != text.encode():
         raise UsageError(f"{output}: exists and differs; give another -o, or --force")
-    try:
-        write_text(output, text)
-    except OSError as error:
-        raise UsageError(f"{output}: cannot write: {error.strerror}") from None
+    write_text(output, text)
     return output

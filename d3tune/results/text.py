@@ -21,11 +21,14 @@ WIDTH = 140
 
 def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
     """The end of a search: the table, the winner, its test result, and where everything is."""
-    lines = [_outcome_table(outcome)] if outcome.winner is not None else []
+    objective = outcome.run.search.objective
+    calibrated = " (calibrated)" if objective == "H" else ""
+    table = _outcome_table(outcome)
+    lines = [table] if table else []
     states = ", ".join(f"{count} {state}" for state, count in outcome.counts.items())
     lines.append(f"trials: {states}")
     if outcome.winner is not None:
-        lines.append(f"winner: trial {outcome.winner.number}, val/H {outcome.winner.value:.3f} (calibrated)")
+        lines.append(f"winner: trial {outcome.winner.number}, val/{objective} {outcome.winner.value:.3f}{calibrated}")
     if outcome.test is not None:
         lines.append(test_line(outcome.test))
         lines.append(f"best configuration: {outcome.run.best}")
@@ -128,11 +131,10 @@ def doctor_text(findings: Sequence["Finding"]) -> str:
 
 
 def _outcome_table(outcome: "Outcome") -> str:
-    assert outcome.winner is not None
     rows = []
     test = outcome.test
     if test is not None and outcome.selection is not None:
-        name = f"{outcome.run.search.backbone} + D³ ({outcome.selection.head})"
+        name = f"{outcome.run.search.backbone} ({outcome.selection.head})"
         rows.append([name, f"{outcome.selection.val_H:.3f}", *(_with_sd(test, key) for key in _SHOWN)])
     for row in outcome.baselines:
         cells = [f"{row[f'test/{key}']:.3f}" for key in _SHOWN]
@@ -149,7 +151,9 @@ def _with_sd(test: "TestResult", metric: str, digits: int = 3) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(width=WIDTH, no_color=True, highlight=False, force_terminal=False)

@@ -200,8 +200,11 @@ def _stored_map(
             if path.exists():
                 results[index] = json.loads(path.read_text(encoding="utf-8"))
     missing = [index for index in range(len(items)) if index not in results]
-    for index, value in zip(missing, executor.map(function, [items[i] for i in missing], stop), strict=True):
-        results[index] = value
+
+    def keep(position: int, value: Any) -> None:
+        results[missing[position]] = value
         if store is not None:
-            write_json(store / f"{names[index]}.json", value)
+            write_json(store / f"{names[missing[position]]}.json", value)
+
+    executor.map(function, [items[index] for index in missing], stop, keep)
     return [results[index] for index in range(len(items))]

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -140,8 +140,8 @@ def parse_time(text: str) -> float:
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
-def parse_settings(settings: Sequence[str], config: type[TrialConfig]) -> dict[str, Any]:
-    """Hyper-parameters given as ``key=value``.
+def parse_settings(settings: Sequence[str], config: type[TrialConfig], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters given as ``key=value``, legal together with what the space fixes.
 
     Raises:
         UsageError: the form, a name or a value is wrong.
@@ -152,7 +152,7 @@ def parse_settings(settings: Sequence[str], config: type[TrialConfig]) -> dict[s
         if not equals or not key:
             raise UsageError(f"--set {setting}: write it as key=value")
         values[key.strip()] = parse_yaml(f"value: {value}", f"--set {setting}")["value"]
-    validated(config, values, "--set")
+    validated(config, {**fixed, **values}, "--set")
     return values
 
 
@@ -182,7 +182,7 @@ def _search_config(request: Request, dataset: GZSLDataset) -> SearchConfig:
 
 def _resolved_space(request: Request, dataset: GZSLDataset, config: type[TrialConfig]) -> Space:
     space = load_space(request.backbone, config, dataset.name, dataset.features.shape[1], request.space)
-    settings = parse_settings(request.settings, config)
+    settings = parse_settings(request.settings, config, space.fixed)
     space = _with_warm_starts(space, request.warm_start, config)
     points = tuple(
         point.model_copy(update={"values": {k: v for k, v in point.values.items() if k not in settings}})

@@ -24,6 +24,7 @@ FORMAT = 1
 RUN_FILE = "run.yaml"
 SUMMARY_FILE = "summary.json"
 PLAN_FILE = "plan.json"
+SUMMARY_KEYS = {"run", "dataset", "backbone", "trials", "trial_hours", "selection", "test"}
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,16 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
     """
     identity = _identity(search, space)
     if path is None:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
+        text = search.model_dump_json() + space.hash
+        digest = hashlib.sha256(text.encode()).hexdigest()[:6]
         path = home() / "runs" / f"{slug(search.dataset)}-{search.backbone}-s{search.seed}-{digest}"
     path = path.absolute()
     if (path / RUN_FILE).exists():
         run = open_run(str(path))
         _refuse_difference(run, identity)
         return run, False
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; give another --run-dir")
     if path.exists() and any(path.iterdir()):
         raise RunError(f"{path}: is not empty and not a run; give another --run-dir")
     writable_directory(path, "give another --run-dir")
@@ -186,9 +190,11 @@ def summaries() -> list[dict[str, Any]]:
     found = []
     for path in sorted((home() / "runs").glob(f"*/{SUMMARY_FILE}")):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            summary = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
+        if isinstance(summary, dict) and summary.keys() >= SUMMARY_KEYS:
+            found.append({**summary, "path": str(path.parent)})
     return found
 
 

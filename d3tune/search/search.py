@@ -210,19 +210,19 @@ def _run_trials(run: RunDirectory, plan: Plan, ledger: Ledger, executor: Executo
         return training_job(run, assignment.config, plan.resources)
 
     def on_end(number: int) -> None:
-        say(_trial_line(ledger.trials(), number, plan.trials))
+        say(_trial_line(ledger.trials(), number, plan.trials, run.search.objective))
 
     executor.run_trials(TrialQueue(ledger, plan.trials, job, run.trial, on_end, stop))
 
 
-def _trial_line(trials: list[FrozenTrial], number: int, planned: int) -> str:
+def _trial_line(trials: list[FrozenTrial], number: int, planned: int, objective: str) -> str:
     trial = next(item for item in trials if item.number == number)
     reports = reports_of(trial)
     text = f"trial {number:>3}/{planned}  {trial.state.name.lower():<8}"
     if trial.state == TrialState.FAIL:
         return f"{text}  {trial.user_attrs.get('failure', '')}"
     best = best_report(reports)
-    text += f"  val/H {best.metrics['val/H']:.3f}  ({best.head}, update {best.update})  {reports[-1].seconds:5.1f} s"
+    text += f"  val/{objective} {best.value:.3f}  ({best.head}, update {best.update})  {reports[-1].seconds:5.1f} s"
     leader = winner(trials)
     if leader is not None:
         text += f"  best {leader.value:.3f} (trial {leader.number})"
@@ -246,7 +246,7 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
         return
     run, trial = outcome.run, outcome.winner
     seeds = confirmation_seeds(run.search.seed, plan.confirm_seeds)
-    say(f"confirming trial {trial.number} (val/H {trial.value:.3f}) with {len(seeds)} fresh seeds")
+    say(f"confirming trial {trial.number} (val/{run.search.objective} {trial.value:.3f}) with {len(seeds)} fresh seeds")
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
@@ -286,10 +286,22 @@ def _summary(outcome: Outcome, ledger: Ledger) -> dict[str, Any]:
         "trials": outcome.counts,
         "trial_hours": seconds / 3600,
         "winner": None if trial is None else {"trial": trial.number, "value": trial.value},
-        "selection": None if outcome.selection is None else outcome.selection.model_dump(mode="json"),
-        "test": None if outcome.test is None else outcome.test.to_dict(),
-        "baselines": outcome.baselines,
+        **_confirmed(outcome),
     }
+
+
+def _confirmed(outcome: Outcome) -> dict[str, Any]:
+    """What was confirmed by this command, or else by an earlier one: a result is never dropped for a newer nothing."""
+    earlier = outcome.run.read_summary() or {}
+    if outcome.test is None or outcome.selection is None or outcome.winner is None:
+        found = {key: earlier.get(key) for key in ("confirmed_trial", "selection", "test")}
+    else:
+        found = {
+            "confirmed_trial": outcome.winner.number,
+            "selection": outcome.selection.model_dump(mode="json"),
+            "test": outcome.test.to_dict(),
+        }
+    return {**found, "baselines": outcome.baselines or earlier.get("baselines", [])}
 
 
 def _parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:

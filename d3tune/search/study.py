@@ -13,8 +13,9 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
-from d3tune.config import SearchConfig, TrialConfig
+from d3tune.config import SearchConfig, TrialConfig, first_fault
 from d3tune.errors import RunError
 from d3tune.search.reports import Report, best_report
 from d3tune.search.sampling import enqueue_params, make_pruner, make_sampler, suggest
@@ -88,14 +89,24 @@ class Ledger:
                 return Assignment(number, frozen.user_attrs["config"], _last_update(frozen))
             # the process died between asking and recording: nothing was trained under this number
             self._tell_failed(number, "interrupted before it began")
-        if len(self.trials()) >= limit:
-            return None
+        while len(self.trials()) < limit:
+            assignment = self._suggested()
+            if assignment is not None:
+                return assignment
+        return None
+
+    def _suggested(self) -> Assignment | None:
+        """A new trial; None where the suggestion is no legal configuration, which then is a FAIL on record."""
         self.study.sampler = make_sampler(self._search.sampler, self._search.seed, len(self.trials()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             trial = self.study.ask()
             values = suggest(trial, self._space, self._config)
-        full = self._config(**values).model_dump(mode="json")
+        try:
+            full = self._config(**values).model_dump(mode="json")
+        except ValidationError as error:
+            self._tell_failed(trial.number, f"not a legal configuration: {first_fault(error)}")
+            return None
         trial.set_user_attr("config", full)
         self._running[trial.number] = trial
         return Assignment(trial.number, full, 0)

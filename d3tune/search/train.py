@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from d3tune.config import first_fault, validated
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.registry import find_dataset, prepared_path
-from d3tune.errors import UsageError
+from d3tune.errors import UsageError, nearest
 from d3tune.method.generators import load_backbone
 from d3tune.search.confirm import (
     FORMAT,
@@ -70,7 +70,7 @@ def train(
     document = _read(path)
     dataset = _dataset(document, data_dir, path)
     job = _job(document, dataset, path)
-    selection = _selection(document, path)
+    selection = _selection(document, job, path)
     if selection is None:
         say(f"no selection in {path}: fixing updates, head and offset on validation")
         selection = select(job, confirmation_seeds(0, n_seeds), executor, stop)
@@ -132,10 +132,14 @@ def _job(document: dict[str, Any], dataset: GZSLDataset, path: Path) -> Training
     )
 
 
-def _selection(document: dict[str, Any], path: Path) -> Selection | None:
+def _selection(document: dict[str, Any], job: TrainingJob, path: Path) -> Selection | None:
     if document.get("selection") is None:
         return None
     try:
-        return Selection.model_validate(document["selection"])
+        selection = Selection.model_validate(document["selection"])
     except ValidationError as error:
         raise UsageError(f"{path}: selection.{first_fault(error)}") from None
+    offered = load_backbone(job.backbone).config.model_validate(job.config).offered_heads
+    if selection.head not in offered:
+        raise UsageError(f"{path}: selection.head: '{selection.head}' is not trained{nearest(selection.head, offered)}")
+    return selection

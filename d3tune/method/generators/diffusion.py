@@ -45,7 +45,7 @@ class Denoiser(nn.Module):
         self.empty = nn.Parameter(torch.zeros(sizes.n_semantics))
 
     def forward(self, x: Tensor, time: Tensor, a: Tensor) -> Tensor:
-        """Noisy features (B, X), times (B,) in [0, 1] and semantics (B, A) to v (B, X)."""
+        """Noisy features (B, X), times (B,) or (1,) in [0, 1] and semantics (B, A) to v (B, X)."""
         scale, shift = self.film(a).chunk(2, dim=1)
         h = F.silu((self.input(x) + self.time(_sinusoids(time))) * (1 + scale) + shift)
         v: Tensor = self.output(F.silu(self.middle(h)))
@@ -84,7 +84,7 @@ class Diffusion(Backbone[DiffusionConfig]):
 
     def generate(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """One step from noise to x₀, differentiable: what the D³ terms see."""
-        level = torch.full((len(noise),), self.config.diffusion_steps - 1, device=noise.device)
+        level = torch.full((1,), self.config.diffusion_steps - 1, device=noise.device)
         return self._x0(self.denoiser, noise, level, semantics)
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ class Diffusion(Backbone[DiffusionConfig]):
         """T deterministic DDIM steps (η = 0; Song et al., 2021) with the averaged weights, or one step."""
         x = noise
         for t in reversed(range(self.config.diffusion_steps)):
-            level = torch.full((len(noise),), t, device=noise.device)
+            level = torch.full((1,), t, device=noise.device)
             x0 = self._guided(x, level, semantics)
             if t == 0 or self.config.final_sampler == "one_step":
                 break

@@ -55,8 +55,16 @@ class Executor(Protocol):
     def run_trials(self, queue: TrialQueue) -> None:
         """Run trials until the queue is empty or a stop is requested."""
 
-    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], stop: StopSignal) -> list[Any]:
+    def map(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        stop: StopSignal,
+        on_result: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
         """Call ``function(*item)`` for every item, in any order; results in the items' order.
+
+        ``on_result`` is called with an item's index and result as soon as that is there.
 
         Raises:
             KeyboardInterrupt: a stop was requested.

@@ -24,13 +24,21 @@ class InProcessExecutor:
             if _run(assignment, queue):
                 queue.end(assignment.number)
 
-    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], stop: StopSignal) -> list[Any]:
+    def map(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        stop: StopSignal,
+        on_result: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
         """See `Executor.map`."""
         results = []
-        for item in items:
+        for index, item in enumerate(items):
             if stop.requested:
                 raise KeyboardInterrupt
             results.append(function(*item))
+            if on_result is not None:
+                on_result(index, results[-1])
         return results
 
     def close(self) -> None:

@@ -209,24 +209,34 @@ class RayExecutor:
         )
         tuner.fit()
 
-    def map(self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]], stop: StopSignal) -> list[Any]:
+    def map(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        stop: StopSignal,
+        on_result: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
         """See `Executor.map`."""
         resources = self._resources
         remote = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=2)(
             function
         )
-        pending = [remote.remote(*item) for item in items]
-        waiting = list(pending)
+        references = [remote.remote(*item) for item in items]
+        index_of = {reference: index for index, reference in enumerate(references)}
+        results: dict[int, Any] = {}
+        waiting = list(references)
         while waiting:
             if stop.requested:
                 for reference in waiting:
                     ray.cancel(reference, force=True)
                 raise KeyboardInterrupt
-            _, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
-        try:
-            return list(ray.get(pending))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            ready, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
+            for reference in ready:
+                index = index_of[reference]
+                results[index] = _result(reference)
+                if on_result is not None:
+                    on_result(index, results[index])
+        return [results[index] for index in range(len(items))]
 
     def close(self) -> None:
         """Leave the cluster, or end the private Ray, and remove its files."""
@@ -277,6 +287,13 @@ class RayExecutor:
                     )
             raise UsageError("no node has the CPUs and GPUs that one trial asks for; ask for less")
         return min(fits, self._resources.concurrency or fits)
+
+
+def _result(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
 def _trial_name(trial: Any) -> str:

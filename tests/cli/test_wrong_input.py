@@ -1,0 +1,178 @@
+"""What a user may get wrong: one line on stderr, the right exit code, and no run left behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scipy.io
+
+Command = Callable[..., Any]
+
+# what is wrong: arguments, exit code, words of the message
+SEARCH = ("search", "--dataset", "hanzi", "--executor", "local", "--trials", "1")
+WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
+    "unknown command": (("serach",), 2, ("serach", "search")),
+    "unknown option": ((*SEARCH, "--trails", "3"), 2, ("--trails", "--trials")),
+    "no dataset": (("search",), 2, ("--dataset",)),
+    "a word for a number": ((*SEARCH, "--seed", "x"), 2, ("--seed",)),
+    "unknown dataset": (("search", "--dataset", "hansi"), 2, ("'hansi'", "'hanzi'")),
+    "dataset without files": (("search", "--dataset", "flo"), 2, ("res101.mat", "att_splits.mat", "--data-dir")),
+    "dataset split that is none": (("search", "--dataset", "hanzi/99"), 2, ("hanzi/99",)),
+    "unknown semantics": ((*SEARCH, "--semantics", "att312"), 2, ("att312",)),
+    "unknown backbone": ((*SEARCH, "--backbone", "gna"), 2, ("'gna'", "'gan'")),
+    "unknown key": ((*SEARCH, "--set", "head_lrr=1"), 2, ("--set", "head_lrr", "'head_lr'")),
+    "no value": ((*SEARCH, "--set", "head_lr"), 2, ("--set head_lr", "key=value")),
+    "no key": ((*SEARCH, "--set", "=1"), 2, ("--set =1", "key=value")),
+    "illegal value": ((*SEARCH, "--set", "head_lr=7"), 2, ("--set", "head_lr", "7")),
+    "word as value": ((*SEARCH, "--set", "head_lr=fast"), 2, ("--set", "head_lr", "fast")),
+    "not a number": ((*SEARCH, "--set", "head_lr=.nan"), 2, ("--set", "head_lr")),
+    "broken YAML as value": ((*SEARCH, "--set", "heads=[softmax"), 2, ("--set heads=[softmax",)),
+    "no trials": (("search", "--dataset", "hanzi", "--trials", "0"), 2, ("--trials 0",)),
+    "negative trials": (("search", "--dataset", "hanzi", "--trials", "-1"), 2, ("--trials -1",)),
+    "negative seeds": ((*SEARCH, "--confirm-seeds", "-1"), 2, ("--confirm-seeds -1",)),
+    "more GPUs than there are": ((*SEARCH, "--gpus-per-trial", "64"), 2, ("--gpus-per-trial 64", "GPUs")),
+    "negative GPUs": ((*SEARCH, "--gpus-per-trial", "-1"), 2, ("--gpus-per-trial -1",)),
+    "more cores than there are": ((*SEARCH, "--cpus-per-trial", "9999"), 2, ("--cpus-per-trial 9999", "cores")),
+    "no cores": ((*SEARCH, "--cpus-per-trial", "0"), 2, ("--cpus-per-trial 0",)),
+    "cores that are no number": ((*SEARCH, "--cpus-per-trial", "nan"), 2, ("--cpus-per-trial nan",)),
+    "no concurrency": ((*SEARCH, "--concurrency", "0"), 2, ("--concurrency 0",)),
+    "unreadable time": ((*SEARCH, "--time", "abc"), 2, ("--time abc", "45m")),
+    "time without a unit": ((*SEARCH, "--time", "90"), 2, ("--time 90", "90s")),
+    "unknown sampler": ((*SEARCH, "--sampler", "tpee"), 2, ("--sampler tpee", "'tpe'")),
+    "another sampler": ((*SEARCH, "--sampler", "foo"), 2, ("--sampler foo", "random")),
+    "unknown pruner": ((*SEARCH, "--pruner", "ash"), 2, ("--pruner ash", "'asha'")),
+    "unknown objective": ((*SEARCH, "--objective", "accuracy"), 2, ("--objective accuracy", "AUSUC")),
+    "unknown executor": ((*SEARCH, "--executor", "rya"), 2, ("--executor rya", "'ray'")),
+    "seed out of range": ((*SEARCH, "--seed", "-1"), 2, ("--seed -1",)),
+    "no splits": ((*SEARCH, "--val-splits", "0"), 2, ("--val-splits 0",)),
+    "negative split": ((*SEARCH, "--val-split", "-2"), 2, ("--val-split -2",)),
+    "space of nowhere": ((*SEARCH, "--space", "absent.yaml"), 2, ("absent.yaml", "cannot read")),
+    "warm start of nowhere": ((*SEARCH, "--warm-start", "absent.yaml"), 2, ("absent.yaml", "cannot read")),
+    "store by ftp": ((*SEARCH, "--tracking-uri", "ftp://x"), 2, ("--tracking-uri ftp://x", "sqlite:///")),
+    "store in files": ((*SEARCH, "--tracking-uri", "file:./mlruns"), 2, ("file:./mlruns", "sqlite:///")),
+    "store as a path": ((*SEARCH, "--tracking-uri", "mlruns"), 2, ("mlruns", "sqlite:///")),
+    "store without a path": ((*SEARCH, "--tracking-uri", "sqlite://"), 2, ("sqlite://", "sqlite:///FILE")),
+    "store with an empty path": ((*SEARCH, "--tracking-uri", "sqlite:///"), 2, ("sqlite:///FILE",)),
+    "store without a host": ((*SEARCH, "--tracking-uri", "http://"), 2, ("http://", "host")),
+    "resume of nothing": (("resume", "nowhere"), 1, ("'nowhere'",)),
+    "resume of no name": (("resume", ""), 1, ("''",)),
+    "export of nothing": (("export", "nowhere"), 1, ("'nowhere'",)),
+    "export without a name": (("export",), 2, ("--dataset", "--backbone")),
+    "export of what is not there": (("export", "--dataset", "hanzi", "--backbone", "gan"), 1, ("no confirmed run",)),
+    "training of nothing": (("train", "absent.yaml"), 2, ("absent.yaml",)),
+    "check of nothing": (("data", "check", "hansi"), 2, ("'hansi'", "'hanzi'")),
+    "check of a strange name": (("data", "check", "../.."), 2, ("not a dataset name",)),
+    "simulation of an unknown one": (("data", "simulate", "out", "--like", "flow"), 2, ("'flow'", "'flo'")),
+    "simulation of no rows": (("data", "simulate", "out", "--like", "flo", "--rows", "0"), 2, ("rows",)),
+    "page at no port": (("ui", "--port", "0"), 2, ("--port",)),
+    "page of no store": (("ui", "--tracking-uri", "ftp://x"), 2, ("ftp://x",)),
+}
+
+
+def assert_refused(end: Any, code: int, words: tuple[str, ...], home: Path) -> None:
+    assert end.err.startswith("d3tune: "), end.err
+    assert end.err.count("\n") == 1, end.err
+    assert end.err.endswith("\n")
+    assert end.code == code
+    assert end.out == ""
+    for word in words:
+        assert word in end.err
+    assert not list(home.glob("runs/*"))
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_command_is_one_line(case: str, d3tune: Command, isolated: Path) -> None:
+    arguments, code, words = WRONG[case]
+    assert_refused(d3tune(*arguments), code, words, isolated)
+
+
+@pytest.mark.parametrize("case", ["unknown dataset", "unknown option", "resume of nothing", "unknown key"])
+def test_the_real_program_does_the_same(case: str, program: Command, isolated: Path) -> None:
+    arguments, code, words = WRONG[case]
+    assert_refused(program(*arguments), code, words, isolated)
+
+
+def test_a_home_that_cannot_be_written(d3tune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for home in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("D3TUNE_HOME", str(home))
+        for arguments in (SEARCH, ("leaderboard",), ("resume", "x"), ("data", "check", "hanzi")):
+            assert_refused(d3tune(*arguments), 1, (str(home), "D3TUNE_HOME"), home)
+
+
+def test_a_run_directory_that_cannot_be_written(d3tune: Command, tmp_path: Path, isolated: Path) -> None:
+    (tmp_path / "file").touch()
+    end = d3tune(*SEARCH, "--run-dir", tmp_path / "file" / "below")
+    assert_refused(end, 1, (str(tmp_path / "file" / "below"), "--run-dir"), isolated)
+
+
+def test_a_run_directory_that_is_a_file(d3tune: Command, tmp_path: Path, isolated: Path) -> None:
+    (tmp_path / "file").touch()
+    assert_refused(d3tune(*SEARCH, "--run-dir", tmp_path / "file"), 1, ("file", "--run-dir"), isolated)
+
+
+def test_a_run_directory_with_something_else_in_it(d3tune: Command, tmp_path: Path, isolated: Path) -> None:
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "cat.png").write_bytes(b"meow")
+    assert_refused(d3tune(*SEARCH, "--run-dir", other), 1, (str(other), "not empty", "--run-dir"), isolated)
+    assert [path.name for path in other.iterdir()] == ["cat.png"]
+
+
+def test_a_damaged_run_file(d3tune: Command, isolated: Path) -> None:
+    run = isolated / "runs" / "mine"
+    run.mkdir(parents=True)
+    for text, words in {
+        "format: 1\nuid: x": ("run.yaml", "damaged", "created"),
+        "format: 99": ("run.yaml", "format 99"),
+        "format: 1\nuid: x\ncreated: x\nsearch: {}\ndataset_path: x\nspace: {}": ("run.yaml", "search"),
+        "format: 1\nuid: x\ncreated: x\nsearch: [1]\ndataset_path: x\nspace: {}": ("run.yaml", "search"),
+        "[": ("run.yaml", "line 1"),
+    }.items():
+        (run / "run.yaml").write_text(text, encoding="utf-8")
+        end = d3tune("resume", "mine")
+        assert end.err.startswith("d3tune: ")
+        assert end.err.count("\n") == 1
+        assert end.code in (1, 2)
+        assert all(word in end.err for word in words), end.err
+
+
+def test_the_nearest_run_is_named(d3tune: Command, isolated: Path) -> None:
+    run = isolated / "runs" / "hanzi-0-gan-s0-abcdef"
+    run.mkdir(parents=True)
+    (run / "run.yaml").touch()
+    end = d3tune("resume", "hanzi-0-gan-s0-abcdeg")
+    assert end.code == 1
+    assert "did you mean 'hanzi-0-gan-s0-abcdef'?" in end.err
+
+
+def test_a_damaged_pair_of_files_is_named(d3tune: Command, tmp_path: Path, isolated: Path) -> None:
+    folder = tmp_path / "data" / "FLO"
+    folder.mkdir(parents=True)
+    scipy.io.savemat(folder / "att_splits.mat", {"att": [[1.0, 2.0]]})
+    (folder / "res101.mat").write_bytes(b"not MATLAB")
+    end = d3tune("search", "--dataset", "flo", "--data-dir", tmp_path / "data")
+    assert_refused(end, 2, (str(folder),), isolated)
+    (folder / "res101.mat").unlink()
+    end = d3tune("search", "--dataset", "flo", "--data-dir", tmp_path / "data")
+    assert_refused(end, 2, ("incomplete", "res101.mat"), isolated)
+
+
+def test_a_result_that_cannot_be_written_is_said_before_training(d3tune: Command, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "dataset: hanzi\nbackbone: gan\nconfig: {updates: 2, evaluations: 1, hidden_dim: 8, heads: [softmax], "
+        "teacher_epochs: 1, head_epochs: 1, n_synthetic_final: 1}\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "file").touch()
+    end = d3tune("train", config, "--seeds", "1", "-o", tmp_path / "file" / "below.yaml")
+    assert end.code != 0
+    assert end.err.splitlines()[-1].startswith("d3tune: ")
+
+
+def test_a_setting_is_judged_together_with_the_space(d3tune: Command) -> None:
+    """The space says 8 evaluations for hanzi, so 9 updates are legal, whatever the configuration's own default."""
+    end = d3tune(*SEARCH, "--set", "updates=9", "--time", "0s")
+    assert "must not exceed" not in end.err

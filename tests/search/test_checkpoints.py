@@ -1,0 +1,208 @@
+"""Checkpoints: the newest intact one counts; and trials that go on from one, bit for bit."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from d3tune.data.registry import find_dataset, prepared_path
+from d3tune.errors import RunError
+from d3tune.method.generators import load_backbone
+from d3tune.search.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
+from d3tune.search.jobs import TrainingJob
+from d3tune.search.reports import Report
+from d3tune.search.trial import RunningTrial
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "trial"
+    path.mkdir()
+    return path
+
+
+def checkpoint(update: int) -> Checkpoint:
+    tensors = {
+        "a": torch.full((3, 4), float(update)),
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "n": torch.tensor(update),
+    }
+    return Checkpoint(update, tensors, [{"update": update, "value": 0.1 + update}])
+
+
+def test_a_checkpoint_reads_back(folder: Path) -> None:
+    save_checkpoint(folder / "new" / "folder", checkpoint(7))
+    back = load_checkpoint(folder / "new" / "folder")
+    assert back is not None
+    assert back.update == 7
+    assert back.reports == [{"update": 7, "value": 7.1}]
+    assert back.tensors.keys() == checkpoint(7).tensors.keys()
+    for name, tensor in checkpoint(7).tensors.items():
+        assert torch.equal(back.tensors[name], tensor)
+        assert back.tensors[name].dtype == tensor.dtype
+
+
+def test_the_newest_two_are_kept_and_nothing_else_is_left(folder: Path) -> None:
+    for update in (9, 10, 200, 1000):
+        save_checkpoint(folder, checkpoint(update))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [
+        "checkpoint-00000200.json",
+        "checkpoint-00000200.safetensors",
+        "checkpoint-00001000.json",
+        "checkpoint-00001000.safetensors",
+    ]
+    newest = load_checkpoint(folder)
+    assert newest is not None
+    assert newest.update == 1000
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("part", [".safetensors", ".json"])
+@pytest.mark.parametrize("damage", [truncate, flip, empty, Path.unlink])
+def test_of_a_damaged_newest_one_the_one_before_counts(part: str, damage: Callable[[Path], None], folder: Path) -> None:
+    for update in (10, 20):
+        save_checkpoint(folder, checkpoint(update))
+    newest = folder / f"checkpoint-00000020{part}"
+    damage(newest)
+    if part == ".json" and damage is flip:
+        # one flipped bit of white space or of a number is still JSON: spoil the hash itself
+        manifest = folder / "checkpoint-00000020.json"
+        manifest.write_text(json.dumps({"update": 20, "sha256": "0" * 64, "reports": []}), encoding="utf-8")
+    back = load_checkpoint(folder)
+    assert back is not None
+    assert back.update == 10
+    damage(folder / "checkpoint-00000010.safetensors")
+    assert load_checkpoint(folder) is None
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"update": 5}', '{"update": "x", "sha256": 1, "reports": 2}'])
+def test_a_manifest_of_another_form_is_passed_over(text: str, folder: Path) -> None:
+    save_checkpoint(folder, checkpoint(3))
+    (folder / "checkpoint-00000005.json").write_text(text, encoding="utf-8")
+    back = load_checkpoint(folder)
+    assert back is not None
+    assert back.update == 3
+
+
+def test_no_checkpoint_is_none_and_removing_leaves_other_files(folder: Path) -> None:
+    assert load_checkpoint(folder) is None
+    assert load_checkpoint(folder / "absent") is None
+    save_checkpoint(folder, checkpoint(3))
+    (folder / "notes.txt").write_text("kept", encoding="utf-8")
+    remove_checkpoints(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+# a running trial
+
+
+@pytest.fixture
+def job(tiny: dict[str, Any]) -> TrainingJob:
+    dataset = find_dataset("hanzi")
+    config = load_backbone("gan").config(**tiny, center_semantics=True, noise_dim=8, ood_embed_dim=4)
+    return TrainingJob(
+        backbone="gan",
+        config=config.model_dump(mode="json"),
+        dataset=str(prepared_path(dataset)),
+        dataset_hash=dataset.content_hash,
+        seed=3,
+        splits=(0, 1),
+    )
+
+
+def rest(trial: RunningTrial) -> list[Report]:
+    """The reports still to come, without the time, which no two runs share."""
+    reports = []
+    while not trial.finished:
+        reports.append(replace(trial.next_report(), seconds=0.0))
+    return reports
+
+
+def test_a_job_travels_as_plain_values(job: TrainingJob) -> None:
+    assert TrainingJob.from_dict(json.loads(json.dumps(job.to_dict()))) == job
+
+
+def test_an_interrupted_trial_goes_on_bit_for_bit(job: TrainingJob, tmp_path: Path) -> None:
+    whole = rest(RunningTrial(job, tmp_path / "whole"))
+    assert [report.update for report in whole] == [10, 20, 30, 40]
+    for known in (1, 3):
+        folder = tmp_path / f"cut-{known}"
+        cut = RunningTrial(job, folder)
+        first = [replace(cut.next_report(), seconds=0.0) for _ in range(known)]
+        del cut
+        assert first == whole[:known]
+        assert rest(RunningTrial(job, folder, known_update=first[-1].update)) == whole[known:]
+
+
+def test_reports_that_the_study_has_not_are_handed_out_again(job: TrainingJob, tmp_path: Path) -> None:
+    trial = RunningTrial(job, tmp_path)
+    made = [trial.next_report() for _ in range(3)]
+    again = RunningTrial(job, tmp_path, known_update=10)
+    assert [again.next_report() for _ in range(2)] == made[1:]
+    assert not again.finished
+    assert [RunningTrial(job, tmp_path, known_update=0).next_report().update] == [10]
+    assert [RunningTrial(job, tmp_path, known_update=30).next_report().update] == [40]
+
+
+def test_time_adds_up_over_interruptions(job: TrainingJob, tmp_path: Path) -> None:
+    first = RunningTrial(job, tmp_path).next_report()
+    second = RunningTrial(job, tmp_path, known_update=first.update).next_report()
+    assert second.seconds > first.seconds > 0
+
+
+def test_a_damaged_newest_checkpoint_costs_one_evaluation_only(job: TrainingJob, tmp_path: Path) -> None:
+    whole = rest(RunningTrial(job, tmp_path / "whole"))
+    trial = RunningTrial(job, tmp_path / "cut")
+    for _ in range(3):
+        trial.next_report()
+    flip(tmp_path / "cut" / "checkpoint-00000030.safetensors")
+    assert rest(RunningTrial(job, tmp_path / "cut", known_update=30)) == whole[2:]
+    for path in (tmp_path / "cut").glob("*.safetensors"):
+        empty(path)
+    assert rest(RunningTrial(job, tmp_path / "cut", known_update=30)) == whole
+
+
+def test_a_trial_whose_last_report_alone_was_lost_is_finished(job: TrainingJob, tmp_path: Path) -> None:
+    whole = rest(RunningTrial(job, tmp_path))
+    assert rest(RunningTrial(job, tmp_path, known_update=40)) == whole[3:]
+
+
+def test_what_is_on_disk_is_safetensors_and_json_alone(job: TrainingJob, folder: Path) -> None:
+    RunningTrial(job, folder).next_report()
+    assert len(list(folder.iterdir())) == 2
+    for path in folder.iterdir():
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        else:
+            assert path.suffix == ".safetensors"
+            content = path.read_bytes()
+            size = int.from_bytes(content[:8], "little")
+            assert json.loads(content[8 : 8 + size])
+
+
+def test_a_dataset_that_changed_under_the_search_is_refused(job: TrainingJob, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the search was made for"):
+        RunningTrial(replace(job, dataset_hash="f" * 64), tmp_path)

@@ -1,0 +1,348 @@
+"""Real Ray: pruning, reuse of workers, interruption, a killed worker, and what fits on the machine.
+
+One Ray at a time, each private to its search; only processes of the search under test are signalled.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from d3tune.config import Resources
+from d3tune.method.generators import load_backbone
+from d3tune.search.reports import Report
+from d3tune.search.run import RunDirectory, open_run
+from d3tune.search.search import training_job
+from d3tune.search.study import Ledger, reports_of, winner
+from d3tune.search.trial import RunningTrial
+
+# MLflow on SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+PATIENCE = 180.0
+RESOURCES = Resources(executor="local")
+PROGRAM = [sys.executable, "-c", "from d3tune.cli import main; main()"]
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and command line of every live process."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            found[int(folder.name)] = (int(fields[1]), command.strip())
+    return found
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Processes below ``root`` and their command lines."""
+    table, below = processes(), {root}
+    while grown := {pid for pid, (parent, _) in table.items() if parent in below and pid not in below}:
+        below |= grown
+    return {pid: table[pid][1] for pid in below - {root} if pid in table}
+
+
+def trial_actors(root: int) -> set[int]:
+    """Processes below ``root`` that run trials now."""
+    found = descendants(root).items()
+    return {pid for pid, command in found if command.startswith("ray::") and "TrialActor" in command}
+
+
+def state(pid: int) -> str:
+    """The kernel's letter for what a process does."""
+    return (Path("/proc") / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait for something that is bound to happen."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+@dataclass
+class Command:
+    """A running ``d3tune`` with all processes it ever had."""
+
+    process: subprocess.Popen[str]
+    out: list[str] = field(default_factory=list)
+    err: list[str] = field(default_factory=list)
+    seen: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        streams = ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        self.readers = [threading.Thread(target=lambda s=s, k=k: k.extend(s), daemon=True) for s, k in streams]
+        self.readers.append(threading.Thread(target=self._watch, daemon=True))
+        for reader in self.readers:
+            reader.start()
+
+    def _watch(self) -> None:
+        while self.process.poll() is None:
+            for pid, command in descendants(self.process.pid).items():
+                if pid not in self.seen or "::" in command:
+                    self.seen[pid] = command
+            time.sleep(0.1)
+
+    def workers(self) -> set[int]:
+        """Processes that ever ran trials."""
+        return {pid for pid, command in self.seen.items() if command.startswith("ray::") and "TrialActor" in command}
+
+    def end(self) -> int:
+        """Wait for its end."""
+        code = self.process.wait(PATIENCE)
+        self.close()
+        return code
+
+    def close(self) -> None:
+        """Wait for the readers and close their streams."""
+        for reader in self.readers:
+            reader.join(PATIENCE)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def alive(self) -> dict[int, str]:
+        """Processes of the command that are left, by id and command line."""
+        table = processes()
+        return {p: c for p, c in self.seen.items() if p in table and table[p][1].split("::")[0] == c.split("::")[0]}
+
+
+@contextmanager
+def running(home: Path, *arguments: str) -> Iterator[Command]:
+    """A ``d3tune`` command in a process group of its own, as a terminal gives it one."""
+    environment = {**os.environ, "D3TUNE_HOME": str(home)}
+    command = Command(
+        subprocess.Popen(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+    )
+    try:
+        yield command
+    finally:
+        if command.process.poll() is None:
+            command.process.kill()
+            command.process.wait()
+        for pid in command.alive():
+            os.kill(pid, signal.SIGKILL)
+        command.close()
+
+
+def options(tiny: dict[str, Any], **hyper: Any) -> list[str]:
+    pairs = [("--set", f"{key}={value}") for key, value in {**tiny, **hyper}.items()]
+    return ["search", "--dataset", "hanzi", *(word for pair in pairs for word in pair)]
+
+
+def study_of(run: RunDirectory) -> list[FrozenTrial]:
+    config = load_backbone(run.search.backbone).config
+    return Ledger(run.journal, run.name, run.search, run.load_space(config), config).trials()
+
+
+def children_of(home: Path, run: RunDirectory) -> tuple[Any, list[Any]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    ids = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(ids, f"tags.`d3tune.run` = '{run.uid}'", max_results=1000)
+    return client, [item for item in runs if "d3tune.trial" in item.data.tags]
+
+
+def assert_each_trial_once(home: Path, run: RunDirectory, n: int) -> list[FrozenTrial]:
+    """In the study and in MLflow, with equal values."""
+    trials = study_of(run)
+    client, children = children_of(home, run)
+    assert [trial.number for trial in trials] == list(range(n))
+    assert sorted(int(child.data.tags["d3tune.trial"]) for child in children) == list(range(n))
+    for child in children:
+        trial = trials[int(child.data.tags["d3tune.trial"])]
+        assert child.data.tags["d3tune.state"] == trial.state.name
+        history = client.get_metric_history(child.info.run_id, "val/H")
+        values = sorted((row.step, row.value) for row in history)
+        assert values == [(r.update, pytest.approx(r.metrics["val/H"], rel=1e-12)) for r in reports_of(trial)]
+    return trials
+
+
+def only_run(home: Path) -> RunDirectory:
+    (path,) = (home / "runs").iterdir()
+    return open_run(str(path))
+
+
+@dataclass
+class Finished:
+    home: Path
+    run: RunDirectory
+    command: Command
+    code: int
+
+
+TRIALS = 30
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any], mlflow_template: Path
+) -> Iterator[Finished]:
+    """A search of 30 trials, two at a time."""
+    home = tmp_path_factory.mktemp("ray") / "home"
+    home.mkdir()
+    shutil.copy(mlflow_template, home / "mlflow.db")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running(
+            home,
+            *options(tiny),
+            *("--trials", str(TRIALS), "--concurrency", "2", "--confirm-seeds", "1", "--json"),
+        ) as command,
+    ):
+        patch.setenv("D3TUNE_HOME", str(home))
+        code = command.end()
+        yield Finished(home, only_run(home), command, code)
+
+
+def test_pruned_trials_are_never_complete(finished: Finished) -> None:
+    assert finished.code == 0, finished.command.err
+    trials = assert_each_trial_once(finished.home, finished.run, TRIALS)
+    updates = {trial.number: [report.update for report in reports_of(trial)] for trial in trials}
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert len(complete) + len(pruned) == TRIALS
+    assert len(pruned) > 3
+    for trial in complete:
+        assert updates[trial.number] == [10, 20, 30, 40]
+        assert trial.value == max(report.value for report in reports_of(trial))
+    for trial in pruned:
+        assert updates[trial.number] == [10, 20, 30, 40][: len(updates[trial.number])]
+        assert trial.last_step == updates[trial.number][-1] < 40
+
+
+def test_the_summary_is_of_the_best_complete_trial(finished: Finished) -> None:
+    data = json.loads("".join(finished.command.out))
+    best = winner(study_of(finished.run))
+    assert best is not None
+    assert data["winner"] == {"trial": best.number, "value": best.value}
+    assert data["test"]["protocol"] == "test"
+
+
+def test_the_terminal_shows_the_search_alone(finished: Finished) -> None:
+    kinds = [line.split()[0] for line in finished.command.err]
+    assert kinds == ["run", *["trial"] * TRIALS, "confirming"], finished.command.err
+
+
+def test_workers_are_reused_and_gone(finished: Finished) -> None:
+    workers = finished.command.workers()
+    assert 1 <= len(workers) < TRIALS / 2
+    until(lambda: not finished.command.alive(), "the end of Ray's processes")
+    assert list(finished.run.path.rglob("checkpoint-*")) == []
+
+
+def test_an_interrupted_search_goes_on_to_its_end(isolated: Path, mlflow_template: Path, tiny: dict[str, Any]) -> None:
+    isolated.mkdir()
+    shutil.copy(mlflow_template, isolated / "mlflow.db")
+    search = options(tiny, updates=200, evaluations=12)
+    total = 4
+    with running(isolated, *search, "--trials", str(total), "--concurrency", "2", "--pruner", "none") as command:
+        until(lambda: any(line.startswith("trial ") for line in command.err), "the first trial's end")
+        (path,) = (isolated / "runs").iterdir()
+        os.killpg(command.process.pid, signal.SIGINT)
+        assert command.end() == 130, command.err
+        assert f"d3tune resume {path}" in "".join(command.err)
+        assert "Traceback" not in "".join(command.err)
+        until(lambda: not command.alive(), "the end of Ray's processes")
+    before = study_of(only_run(isolated))
+    ended = [trial for trial in before if trial.state == TrialState.COMPLETE]
+    cut = [trial for trial in before if trial.state == TrialState.RUNNING]
+    assert ended
+    assert len(ended) + len(cut) == len(before)
+    for trial in cut:
+        if trial.intermediate_values:
+            assert list((path / "trials" / f"{trial.number:05d}").glob("checkpoint-*.json"))
+    _, children = children_of(isolated, only_run(isolated))
+    assert all(child.info.status in ("FINISHED", "KILLED") for child in children)
+
+    with running(isolated, "resume", path.name, "--confirm-seeds", "0") as command:
+        assert command.end() == 0, command.err
+    trials = assert_each_trial_once(isolated, only_run(isolated), total)
+    assert all(trial.state == TrialState.COMPLETE for trial in trials)
+    for trial in before:
+        assert trials[trial.number].user_attrs["config"] == trial.user_attrs["config"]
+    for trial in cut:
+        kept = [report for report in reports_of(trials[trial.number]) if report.update in trial.intermediate_values]
+        assert kept == reports_of(trial)
+
+
+def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(
+    isolated: Path, mlflow_template: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    isolated.mkdir()
+    shutil.copy(mlflow_template, isolated / "mlflow.db")
+    search = options(tiny, updates=400, evaluations=25)
+    mark = 1e6
+    with running(isolated, *search, "--trials", "1", "--concurrency", "1", "--confirm-seeds", "0") as command:
+        until(lambda: list(isolated.glob("runs/*/trials/00000/checkpoint-*.json")), "a checkpoint")
+        worker = until(lambda: trial_actors(command.process.pid), "a worker").pop()
+        os.kill(worker, signal.SIGSTOP)
+        until(lambda: state(worker) == "T", "the worker's standstill")
+        # the stopped worker's checkpoints say a time that no trial takes: later reports count on from it
+        for manifest in isolated.glob("runs/*/trials/00000/checkpoint-*.json"):
+            value = json.loads(manifest.read_text(encoding="utf-8"))
+            value["reports"][-1]["seconds"] = mark
+            manifest.write_text(json.dumps(value), encoding="utf-8")
+        os.kill(worker, signal.SIGKILL)
+        assert command.end() == 0, command.err
+    run = only_run(isolated)
+    (trial,) = assert_each_trial_once(isolated, run, 1)
+    assert trial.state == TrialState.COMPLETE
+    assert reports_of(trial)[-1].seconds > mark
+
+    undisturbed = RunningTrial(training_job(run, trial.user_attrs["config"], RESOURCES), tmp_path / "undisturbed")
+    expected: list[Report] = []
+    while not undisturbed.finished:
+        expected.append(replace(undisturbed.next_report(), seconds=0.0))
+    assert [replace(report, seconds=0.0) for report in reports_of(trial)] == expected
+
+
+FITTING = """
+from pathlib import Path
+from d3tune.config import Resources
+from d3tune.errors import UsageError
+from d3tune.search.executor.ray import RayExecutor
+executor = RayExecutor(Resources(cpus_per_trial=0.1, gpus_per_trial=0.5), Path("log.txt"), num_gpus=1)
+print(executor.concurrency)
+executor.close()
+try:
+    RayExecutor(Resources(gpus_per_trial=2), Path("log.txt"), num_gpus=1)
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_fractions_of_a_gpu_fit_together_and_too_much_is_refused() -> None:
+    end = subprocess.run([sys.executable, "-c", FITTING], capture_output=True, text=True, timeout=PATIENCE)
+    assert end.returncode == 0, end.stderr
+    first, second = end.stdout.splitlines()
+    assert first == "2"
+    assert "--gpus-per-trial 2" in second
+    assert "1 GPUs" in second
