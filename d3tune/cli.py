@@ -59,6 +59,9 @@ def search(
         list[str] | None, typer.Option(help="Tried first: shipped, none, or exported configurations.")
     ] = None,
     objective: Annotated[str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.")] = "H",
+    protocol: Annotated[
+        str, typer.Option(help="What selects: validation, or published (best test epoch: test-selected).")
+    ] = "validation",
     val_split: Annotated[int, typer.Option(help="Which draw of pseudo-unseen classes.")] = 0,
     val_splits: Annotated[int, typer.Option(help="Draws to average over.")] = 1,
     seed: Annotated[int, typer.Option(help="Of suggestions and trainings.")] = 0,
@@ -99,6 +102,7 @@ def search(
         settings=tuple(settings or ()),
         warm_start=tuple(warm_start or ("shipped",)),
         objective=objective,
+        protocol=protocol,
         val_split=val_split,
         val_splits=val_splits,
         seed=seed,

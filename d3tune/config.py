@@ -140,7 +140,13 @@ class D3Config(TrialConfig):
 
 Sampler = Literal["auto", "tpe", "gp", "cmaes", "random"]
 Pruner = Literal["auto", "asha", "hyperband", "none"]
+SelectionProtocol = Literal["validation", "published"]
 Objective = Literal["H", "H_raw", "AUSUC"]
+
+
+def metric_prefix(protocol: SelectionProtocol) -> str:
+    """``val`` or ``published``: a number chosen on the test set never carries the name of one that was not."""
+    return "val" if protocol == "validation" else "published"
 
 
 class SearchConfig(BaseModel):
@@ -153,12 +159,25 @@ class SearchConfig(BaseModel):
     semantics: str = Field(description="id of the class semantics, e.g. att312")
     features: str = Field(description="feature tag, e.g. res101")
     backbone: str
-    objective: Objective = Field("H", description="the searched quantity, on the validation protocol")
+    objective: Objective = Field("H", description="the searched quantity, on the selecting protocol")
+    protocol: SelectionProtocol = Field(
+        "validation", description="what selects; published is the best test epoch, as most public code does"
+    )
     val_split: int = Field(0, ge=0, description="which draw of pseudo-unseen classes")
     val_splits: int = Field(1, ge=1, le=100, description="draws over which the objective is averaged")
     seed: int = Field(0, ge=0, lt=2**31, description="of suggestions and trainings; never of splits")
     sampler: Sampler = "auto"
     pruner: Pruner = "auto"
+
+    @property
+    def searched_metric(self) -> str:
+        """The objective's full name, e.g. ``val/H``."""
+        return f"{metric_prefix(self.protocol)}/{self.objective}"
+
+    @property
+    def best_metric(self) -> str:
+        """The name of the best value so far, e.g. ``val/best_H``."""
+        return f"{metric_prefix(self.protocol)}/best_{self.objective}"
 
     @property
     def splits(self) -> tuple[int, ...]:

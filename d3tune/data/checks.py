@@ -77,8 +77,15 @@ def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def refuse_non_finite(place: Place, key: str, values: npt.NDArray[np.float32], unit: str) -> None:
-    """Refuse a matrix with NaN or infinity; ``unit`` is what one of its rows stands for.
+def refuse_non_finite(place: Place, key: str, values: npt.NDArray[np.float32], unit: str, first: int = 1) -> None:
+    """Refuse a matrix with NaN or infinity.
+
+    Args:
+        place: where it was read.
+        key: its name there.
+        values: with a row for each unit.
+        unit: ``row`` or ``class``.
+        first: what the user counts units from.
 
     Raises:
         DatasetError: it has some.
@@ -86,9 +93,9 @@ def refuse_non_finite(place: Place, key: str, values: npt.NDArray[np.float32], u
     bad = ~np.isfinite(values)
     count = int(np.count_nonzero(bad))
     if count:
-        first = int(np.flatnonzero(bad.any(axis=1))[0]) + 1
+        where = int(np.flatnonzero(bad.any(axis=1))[0]) + first
         many = "1 value that is" if count == 1 else f"{count} values that are"
-        raise place.fail(key, f"holds {many} NaN or infinite, first in {unit} {first}; correct the file")
+        raise place.fail(key, f"holds {many} NaN or infinite, first in {unit} {where}; correct the file")
 
 
 def check_splits(

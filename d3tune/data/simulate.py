@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.io
 
 from d3tune.data.dataset import Rows
+from d3tune.data.matwrite import cell, column, write_mat
 from d3tune.data.xlsa17 import FEATURES_FILE, PAIR, SPLITS_FILE, read_splits_file
 from d3tune.errors import DatasetError, UsageError, nearest
-from d3tune.files import writable_directory, write_atomically, write_text
+from d3tune.files import writable_directory, write_text
 
 N_FEATURES = 2048
 
@@ -206,27 +206,16 @@ def _latent_factors(semantics: npt.NDArray[np.float32]) -> npt.NDArray[np.float6
 
 
 def _write_pair(folder: Path, name: str, layout: _Layout, features: npt.NDArray[np.float32]) -> None:
-    names = np.empty((len(layout.class_names), 1), dtype=object)
-    names[:, 0] = layout.class_names
-    splits: dict[str, Any] = {f"{part}_loc": _column(members) for part, members in layout.rows.items()}
-    splits |= {"att": layout.semantics.astype(np.float64), "allclasses_names": names}
-    content = {"features": features.T, "labels": _column(layout.labels), "feature_tag": "simulated"}
+    splits: dict[str, Any] = {f"{part}_loc": column(members) for part, members in layout.rows.items()}
+    splits |= {"att": layout.semantics.astype(np.float64), "allclasses_names": cell(layout.class_names)}
+    content = {"features": features.T, "labels": column(layout.labels), "feature_tag": "simulated"}
     note = f"The files in this folder are simulated by d3tune in the shape of {name}. They are not real data.\n"
     try:
         write_text(folder / "SIMULATED.txt", note)
-        _write_mat(folder / SPLITS_FILE, splits)
-        _write_mat(folder / FEATURES_FILE, content)
+        write_mat(folder / SPLITS_FILE, splits)
+        write_mat(folder / FEATURES_FILE, content)
     except OSError as error:
         raise DatasetError(f"cannot write in {folder}: {error.strerror}; choose another folder") from None
-
-
-def _write_mat(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, lambda temporary: scipy.io.savemat(temporary, content, appendmat=False))
-
-
-def _column(rows: Rows) -> npt.NDArray[np.uint16]:
-    """1-based, as the published files have it."""
-    return (rows + 1).astype(np.uint16).reshape(-1, 1)
 
 
 def _numbered(n_classes: int) -> tuple[str, ...]:

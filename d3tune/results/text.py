@@ -16,19 +16,23 @@ if TYPE_CHECKING:
     from d3tune.search.search import Outcome
     from d3tune.search.train import Trained
 
-WIDTH = 140
+WIDTH = 170
+TEST_SELECTED = "test-selected"
 
 
 def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
     """The end of a search: the table, the winner, its test result, and where everything is."""
-    objective = outcome.run.search.objective
-    calibrated = " (calibrated)" if objective == "H" else ""
+    search = outcome.run.search
+    notes = ["calibrated"] if search.objective == "H" else []
+    notes += [TEST_SELECTED] if search.protocol == "published" else []
+    note = f" ({', '.join(notes)})" if notes else ""
     table = _outcome_table(outcome)
     lines = [table] if table else []
     states = ", ".join(f"{count} {state}" for state, count in outcome.counts.items())
     lines.append(f"trials: {states}")
     if outcome.winner is not None:
-        lines.append(f"winner: trial {outcome.winner.number}, val/{objective} {outcome.winner.value:.3f}{calibrated}")
+        value = f"{search.searched_metric} {outcome.winner.value:.3f}{note}"
+        lines.append(f"winner: trial {outcome.winner.number}, {value}")
     if outcome.test is not None:
         lines.append(test_line(outcome.test))
         lines.append(f"best configuration: {outcome.run.best}")
@@ -54,6 +58,11 @@ def train_text(trained: "Trained") -> str:
 def test_line(test: "TestResult") -> str:
     """``test H mean ± sd`` with the protocol, U and S."""
     seeds = len(test.seeds)
+    if test.protocol == "published":
+        return (
+            f"published H {_with_sd(test, 'H', 4)}  ({TEST_SELECTED}: each seed's best test epoch, "
+            f"{seeds} seed{'s' if seeds > 1 else ''}; no estimate of what a new test would give)"
+        )
     return (
         f"test H {_with_sd(test, 'H', 4)}  (U {_with_sd(test, 'U')}, S {_with_sd(test, 'S')}; "
         f"protocol test, {seeds} seed{'s' if seeds > 1 else ''}, offset from validation)"
@@ -68,8 +77,9 @@ def leaderboard_text(rows: Sequence[dict[str, Any]]) -> str:
         [
             row["dataset"],
             row["backbone"],
-            f"{row['val_H']:.3f}",
+            "–" if row["val_H"] is None else f"{row['val_H']:.3f}",
             f"{row['test_H']:.3f}" + ("" if row["test_H_sd"] is None else f" ± {row['test_H_sd']:.3f}"),
+            "test" if row["protocol"] == "test" else f"{row['protocol']} ({TEST_SELECTED})",
             *(f"{row[name]:.3f}" for name in ("test_U", "test_S", "test_T1", "test_AUSUC")),
             str(row["seeds"]),
             f"{row['features']}, {row['semantics']}",
@@ -84,6 +94,7 @@ def leaderboard_text(rows: Sequence[dict[str, Any]]) -> str:
         "backbone",
         "val H",
         "test H",
+        "protocol",
         "U",
         "S",
         "T1",
@@ -135,7 +146,8 @@ def _outcome_table(outcome: "Outcome") -> str:
     test = outcome.test
     if test is not None and outcome.selection is not None:
         name = f"{outcome.run.search.backbone} ({outcome.selection.head})"
-        rows.append([name, f"{outcome.selection.val_H:.3f}", *(_with_sd(test, key) for key in _SHOWN)])
+        validated = f"{outcome.selection.val_H:.3f}" if test.protocol == "test" else f"– ({TEST_SELECTED})"
+        rows.append([name, validated, *(_with_sd(test, key) for key in _SHOWN)])
     for row in outcome.baselines:
         cells = [f"{row[f'test/{key}']:.3f}" for key in _SHOWN]
         rows.append([f"{row['name']} (baseline)", f"{row['val/H']:.3f}", *cells])

@@ -4,33 +4,38 @@ The same code serves the winner of a search and a configuration file that is ret
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from d3tune import __version__
-from d3tune.config import Device
+from d3tune.config import Device, SelectionProtocol, metric_prefix
 from d3tune.errors import UsageError
 from d3tune.files import write_json
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
-from d3tune.search.reports import Report
+from d3tune.search.reports import Report, best_report
 from d3tune.search.trial import curve, evaluate_on_test
 
 FORMAT = 1
+TestProtocol = Literal["test", "published"]
 TEST_METRICS = ("H", "U", "S", "T1", "AUSUC", "H_raw", "U_raw", "S_raw", "AUROC", "FPR95")
 
 
 class Selection(BaseModel):
-    """What validation fixed before the test: nothing here has seen a test row."""
+    """What was fixed before the test. Under ``validation`` nothing here has seen a test row.
+
+    Under ``published`` the test sets themselves chose: such a result is labelled test-selected wherever it is shown.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    protocol: str = Field("validation", pattern="^validation$")
+    protocol: SelectionProtocol = "validation"
     objective: str
     splits: tuple[int, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -44,17 +49,24 @@ class Selection(BaseModel):
 
 @dataclass(frozen=True)
 class TestResult:
-    """The test protocol's outcome, one evaluation a seed.
+    """Test accuracies, one row a seed.
 
     Attributes:
         seeds: in order.
         per_seed: metrics in [0, 1] by seed.
+        protocol: ``test``, or ``published`` for each seed's best test epoch.
     """
 
     __test__ = False
 
     seeds: tuple[int, ...]
     per_seed: tuple[dict[str, float], ...]
+    protocol: TestProtocol = "test"
+
+    @property
+    def measured(self) -> list[str]:
+        """The metrics that every seed has; a backbone without an OOD score has no AUROC."""
+        return [name for name in TEST_METRICS if all(name in row for row in self.per_seed)]
 
     def mean(self, metric: str) -> float:
         """Mean over seeds."""
@@ -66,21 +78,15 @@ class TestResult:
 
     def to_dict(self) -> dict[str, Any]:
         """``protocol``, means, deviations and every seed's H, for files and JSON."""
-        summary = {name: {"mean": self.mean(name), "sd": self.sd(name)} for name in TEST_METRICS}
+        summary = {name: {"mean": self.mean(name), "sd": self.sd(name)} for name in self.measured}
         rows = {seed: row["H"] for seed, row in zip(self.seeds, self.per_seed, strict=True)}
-        return {"protocol": "test", **summary, "H_per_seed": rows}
-
-    def metrics(self) -> dict[str, float]:
-        """``test/H``, ``test/H_sd``, … for MLflow."""
-        values = {f"test/{name}": self.mean(name) for name in TEST_METRICS}
-        deviations = {f"test/{name}_sd": self.sd(name) for name in TEST_METRICS}
-        return values | {key: value for key, value in deviations.items() if value is not None}
+        return {"protocol": self.protocol, **summary, "H_per_seed": rows}
 
 
 def select(
     job: TrainingJob, seeds: Sequence[int], executor: Executor, stop: StopSignal, store: Path | None = None
 ) -> Selection:
-    """Retrain on the validation protocol with fresh seeds; fix update count, head and offset by their mean curve.
+    """Retrain on the selecting protocol with fresh seeds; fix update count, head and offset by their mean curve.
 
     s* and the head maximise the objective averaged over the seeds; δ is the median over the seeds of each one's
     validation-optimal offset at s*.
@@ -92,29 +98,26 @@ def select(
         stop: ends between jobs.
         store: a directory that keeps each seed's curve, so that an interrupted confirmation goes on.
     """
-    jobs = [(_with_seed(job, seed),) for seed in seeds]
-    names = [f"validation-seed-{seed}" for seed in seeds]
-    curves = [
-        [Report.from_dict(row) for row in rows] for rows in _stored_map(curve, jobs, names, executor, stop, store)
-    ]
+    curves = _curves(job, seeds, executor, stop, store)
+    prefix = metric_prefix(job.protocol)
     heads = sorted({key.split("/")[1] for key in curves[0][0].metrics if key.count("/") == 2})
     candidates = [
-        (fmean(rows[index].metrics[f"val/{head}/{job.objective}"] for rows in curves), -index, head)
+        (fmean(rows[index].metrics[f"{prefix}/{head}/{job.objective}"] for rows in curves), -index, head)
         for index in range(len(curves[0]))
         for head in heads
     ]
     _, negative_index, head = max(candidates)
     chosen = [rows[-negative_index] for rows in curves]
-    offset = median(report.metrics[f"val/{head}/seen_offset"] for report in chosen)
+    offset = median(report.metrics[f"{prefix}/{head}/seen_offset"] for report in chosen)
     return Selection(
-        protocol="validation",
+        protocol=job.protocol,
         objective=job.objective,
         splits=job.splits,
         seeds=tuple(seeds),
         updates=chosen[0].update,
         head=head,
         seen_offset=0.0 if job.objective == "H_raw" else offset,
-        val_H=fmean(report.metrics[f"val/{head}/H"] for report in chosen),
+        val_H=fmean(report.metrics[f"{prefix}/{head}/H"] for report in chosen),
         threads=job.threads,
         device=job.device,
     )
@@ -137,11 +140,37 @@ def evaluate(
         executor: where to train.
         stop: ends between jobs.
         store: see `select`.
+
+    Returns:
+        One row a seed; under ``published`` each seed's best test epoch instead, as most public code reports.
     """
+    if selection.protocol == "published":
+        return _best_test_epochs(job, seeds, executor, stop, store)
     jobs = [(_with_seed(job, seed), selection.updates, selection.head, selection.seen_offset) for seed in seeds]
     names = [f"test-seed-{seed}" for seed in seeds]
     rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store)
     return TestResult(tuple(seeds), tuple(rows))
+
+
+def _best_test_epochs(
+    job: TrainingJob, seeds: Sequence[int], executor: Executor, stop: StopSignal, store: Path | None
+) -> TestResult:
+    rows = []
+    for reports in _curves(replace(job, protocol="published"), seeds, executor, stop, store):
+        best = best_report(reports)
+        shared = {name: best.metrics.get(f"published/{name}", math.nan) for name in TEST_METRICS}
+        rows.append({name: value for name, value in shared.items() if math.isfinite(value)})
+    return TestResult(tuple(seeds), tuple(rows), protocol="published")
+
+
+def _curves(
+    job: TrainingJob, seeds: Sequence[int], executor: Executor, stop: StopSignal, store: Path | None
+) -> list[list[Report]]:
+    """Every seed's reports on the selecting protocol."""
+    jobs = [(_with_seed(job, seed),) for seed in seeds]
+    names = [f"{job.protocol}-seed-{seed}" for seed in seeds]
+    rows = _stored_map(curve, jobs, names, executor, stop, store)
+    return [[Report.from_dict(row) for row in reports] for reports in rows]
 
 
 def configuration_document(

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from d3tune.config import Device, Objective
+from d3tune.config import Device, Objective, SelectionProtocol
 from d3tune.data.dataset import Protocol
 from d3tune.data.prepared import open_prepared
 from d3tune.data.tensors import Tensors, load_tensors
@@ -32,6 +32,7 @@ class TrainingJob:
         device: where to train; a worker without a GPU falls back to its CPU.
         objective: what is maximised on validation.
         splits: validation draws.
+        protocol: what selects: validation, or published, which looks at the test sets at every evaluation.
     """
 
     backbone: str
@@ -43,6 +44,7 @@ class TrainingJob:
     device: Device = "cpu"
     objective: Objective = "H"
     splits: tuple[int, ...] = (0,)
+    protocol: SelectionProtocol = "validation"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -52,6 +54,10 @@ class TrainingJob:
     def from_dict(cls, value: Mapping[str, Any]) -> "TrainingJob":
         """Read back `to_dict`."""
         return cls(**{**value, "splits": tuple(value["splits"])})
+
+    def selecting_trainings(self) -> list[Trainer]:
+        """`trainings` of the protocol that selects."""
+        return self.trainings("validation" if self.protocol == "validation" else "test")
 
     def trainings(self, protocol: Protocol) -> list[Trainer]:
         """Models ready to train: one a validation split, or the one of the test protocol.

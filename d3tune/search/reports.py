@@ -13,13 +13,14 @@ ACCURACIES = ("H", "H_raw", "U", "S", "T1", "AUSUC", "seen_offset")
 
 @dataclass(frozen=True)
 class Report:
-    """One evaluation on the validation protocol, averaged over its splits.
+    """One evaluation on the selecting protocol, averaged over its splits.
 
     Attributes:
         update: generator updates so far.
         value: the objective under the best head.
         head: that head.
-        metrics: ``val/H`` … of that head, ``val/<head>/H`` … of each, ``loss/…``; accuracies in [0, 1].
+        metrics: ``val/H`` … of that head, ``val/<head>/H`` … of each (``published/…`` where the test selects),
+            ``loss/…``; accuracies in [0, 1].
         seconds: time spent on the trial so far.
     """
 
@@ -45,24 +46,25 @@ class Report:
         )
 
 
-def make_report(evaluations: Sequence[Evaluation], objective: Objective, seconds: float) -> Report:
+def make_report(evaluations: Sequence[Evaluation], objective: Objective, seconds: float, prefix: str = "val") -> Report:
     """Average the splits' evaluations of one update count and choose the head.
 
     Args:
         evaluations: one per validation split, all at the same update.
         objective: what is maximised.
         seconds: time spent so far.
+        prefix: names the selecting protocol, see `metric_prefix`.
     """
     metrics: dict[str, float] = {}
     values: dict[str, float] = {}
     for head in evaluations[0].heads:
         for name in ACCURACIES:
             mean = fmean(getattr(evaluation.heads[head], name) for evaluation in evaluations)
-            metrics[f"val/{head}/{name}"] = mean
-        values[head] = metrics[f"val/{head}/{objective}"]
+            metrics[f"{prefix}/{head}/{name}"] = mean
+        values[head] = metrics[f"{prefix}/{head}/{objective}"]
     best = max(values, key=lambda head: values[head])
-    metrics |= {f"val/{name}": metrics[f"val/{best}/{name}"] for name in ACCURACIES}
-    metrics |= _means("val/", [evaluation.diagnostics for evaluation in evaluations])
+    metrics |= {f"{prefix}/{name}": metrics[f"{prefix}/{best}/{name}"] for name in ACCURACIES}
+    metrics |= _means(f"{prefix}/", [evaluation.diagnostics for evaluation in evaluations])
     metrics |= _means("loss/", [evaluation.losses for evaluation in evaluations])
     return Report(evaluations[0].update, values[best], best, metrics, seconds)
 

@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
-from d3tune.config import Objective, Pruner, Resources, Sampler, SearchConfig, TrialConfig, validated
+from d3tune.config import Objective, Pruner, Resources, Sampler, SearchConfig, SelectionProtocol, TrialConfig, validated
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.registry import find_dataset, prepared_path
 from d3tune.errors import UsageError, nearest
@@ -37,6 +37,7 @@ class Request:
     settings: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ("shipped",)
     objective: str = "H"
+    protocol: str = "validation"
     val_split: int = 0
     val_splits: int = 1
     seed: int = 0
@@ -158,6 +159,7 @@ def parse_settings(settings: Sequence[str], config: type[TrialConfig], fixed: Ma
 
 def _search_config(request: Request, dataset: GZSLDataset) -> SearchConfig:
     _one_of("--objective", request.objective, get_args(Objective))
+    _one_of("--protocol", request.protocol, get_args(SelectionProtocol))
     _one_of("--sampler", request.sampler, get_args(Sampler))
     _one_of("--pruner", request.pruner, get_args(Pruner))
     try:
@@ -168,6 +170,7 @@ def _search_config(request: Request, dataset: GZSLDataset) -> SearchConfig:
             features=dataset.feature_tag,
             backbone=request.backbone,
             objective=cast(Any, request.objective),
+            protocol=cast(Any, request.protocol),
             val_split=request.val_split,
             val_splits=request.val_splits,
             seed=request.seed,

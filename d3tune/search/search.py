@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from d3tune.config import Resources
+from d3tune.config import Resources, metric_prefix
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.prepared import open_prepared
 from d3tune.errors import D3TuneError, NoUsableTrialError
@@ -18,7 +18,6 @@ from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
 from d3tune.search.baselines import METHODS, baseline
 from d3tune.search.confirm import (
-    TEST_METRICS,
     Selection,
     TestResult,
     configuration_document,
@@ -167,6 +166,7 @@ def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources
         device=resources.device,
         objective=run.search.objective,
         splits=run.search.splits,
+        protocol=run.search.protocol,
     )
 
 
@@ -210,19 +210,19 @@ def _run_trials(run: RunDirectory, plan: Plan, ledger: Ledger, executor: Executo
         return training_job(run, assignment.config, plan.resources)
 
     def on_end(number: int) -> None:
-        say(_trial_line(ledger.trials(), number, plan.trials, run.search.objective))
+        say(_trial_line(ledger.trials(), number, plan.trials, run.search.searched_metric))
 
     executor.run_trials(TrialQueue(ledger, plan.trials, job, run.trial, on_end, stop))
 
 
-def _trial_line(trials: list[FrozenTrial], number: int, planned: int, objective: str) -> str:
+def _trial_line(trials: list[FrozenTrial], number: int, planned: int, metric: str) -> str:
     trial = next(item for item in trials if item.number == number)
     reports = reports_of(trial)
     text = f"trial {number:>3}/{planned}  {trial.state.name.lower():<8}"
     if trial.state == TrialState.FAIL:
         return f"{text}  {trial.user_attrs.get('failure', '')}"
     best = best_report(reports)
-    text += f"  val/{objective} {best.value:.3f}  ({best.head}, update {best.update})  {reports[-1].seconds:5.1f} s"
+    text += f"  {metric} {best.value:.3f}  ({best.head}, update {best.update})  {reports[-1].seconds:5.1f} s"
     leader = winner(trials)
     if leader is not None:
         text += f"  best {leader.value:.3f} (trial {leader.number})"
@@ -246,7 +246,8 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
         return
     run, trial = outcome.run, outcome.winner
     seeds = confirmation_seeds(run.search.seed, plan.confirm_seeds)
-    say(f"confirming trial {trial.number} (val/{run.search.objective} {trial.value:.3f}) with {len(seeds)} fresh seeds")
+    value = f"{run.search.searched_metric} {trial.value:.3f}"
+    say(f"confirming trial {trial.number} ({value}) with {len(seeds)} fresh seeds")
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
@@ -279,7 +280,7 @@ def _summary(outcome: Outcome, ledger: Ledger) -> dict[str, Any]:
         "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         "dataset": dataset_identity(run),
         "backbone": run.search.backbone,
-        "objective": run.search.objective,
+        "searched_metric": run.search.searched_metric,
         "splits": list(run.search.splits),
         "seed": run.search.seed,
         "interrupted": outcome.interrupted,
@@ -308,13 +309,15 @@ def _parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """What the parent run shows, from the run's summary."""
     metrics = {f"trials/{state}": float(count) for state, count in summary["trials"].items()}
     if summary["winner"] is not None:
-        metrics[f"val/{summary['objective']}"] = summary["winner"]["value"]
+        metrics[summary["searched_metric"]] = summary["winner"]["value"]
     if summary["selection"] is not None:
-        metrics["val/H_confirmed"] = summary["selection"]["val_H"]
-    for name in TEST_METRICS if summary["test"] is not None else ():
-        metrics[f"test/{name}"] = summary["test"][name]["mean"]
-        if summary["test"][name]["sd"] is not None:
-            metrics[f"test/{name}_sd"] = summary["test"][name]["sd"]
+        prefix = metric_prefix(summary["selection"]["protocol"])
+        metrics[f"{prefix}/H_confirmed"] = summary["selection"]["val_H"]
+    for name, value in (summary["test"] or {}).items():
+        if isinstance(value, dict) and "mean" in value:
+            metrics[f"{summary['test']['protocol']}/{name}"] = value["mean"]
+            if value["sd"] is not None:
+                metrics[f"{summary['test']['protocol']}/{name}_sd"] = value["sd"]
     for row in summary["baselines"]:
         metrics |= {f"baseline/{row['name']}/{key}": row[key] for key in ("val/H", "test/H")}
     return metrics

@@ -179,7 +179,7 @@ class Mirror:
     def link(self) -> str:
         """Path and query of the MLflow page that compares this run's trials, best first."""
         search = quote(f"tags.`{RUN_TAG}` = '{self._uid}'", safe="")
-        order = quote("metrics.`val/best_H`", safe="")
+        order = quote(f"metrics.`{self._search.best_metric}`", safe="")
         return (
             f"#/experiments/{self._experiment}/runs?searchFilter={search}&orderByKey={order}"
             "&orderByAsc=false&workflowType=machine_learning"
@@ -245,13 +245,9 @@ class Mirror:
         if state in {item.name for item in STATUS if item != TrialState.RUNNING}:
             self._closed[number] = state
             return
-        history = client.get_metric_history(run_id, self._best_key)
+        history = client.get_metric_history(run_id, self._search.best_metric)
         self._written[number] = max((metric.step for metric in history), default=0)
         client.update_run(run_id, status="RUNNING")
-
-    @property
-    def _best_key(self) -> str:
-        return f"val/best_{self._search.objective}"
 
     def _create(self, client: "MlflowClient", name: str, tags: dict[str, str]) -> str:
         all_tags = {RUN_TAG: self._uid, "d3tune.run_name": self._name, **tags}
@@ -275,7 +271,7 @@ class Mirror:
         rows = [
             (key, value, report.update)
             for report, so_far in zip(fresh, best, strict=True)
-            for key, value in {**report.metrics, self._best_key: so_far}.items()
+            for key, value in {**report.metrics, self._search.best_metric: so_far}.items()
         ]
         self._log_metrics(run_id, rows)
         self._written[trial.number] = max((report.update for report in reports), default=0)

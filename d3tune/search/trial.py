@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from d3tune.config import metric_prefix
 from d3tune.search.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report, make_report
@@ -26,7 +27,7 @@ class RunningTrial:
         self._job, self._directory = job, directory
         self._started = time.monotonic()
         self._reports: list[Report] = []
-        self._trainings = job.trainings("validation")
+        self._trainings = job.selecting_trainings()
         self._restore()
         self._unsent = [report for report in self._reports if report.update > known_update]
 
@@ -47,7 +48,7 @@ class RunningTrial:
         for training in self._trainings:
             training.advance(target)
         evaluations = [training.evaluate() for training in self._trainings]
-        report = make_report(evaluations, self._job.objective, self._seconds())
+        report = make_report(evaluations, self._job.objective, self._seconds(), metric_prefix(self._job.protocol))
         self._reports.append(report)
         if target < self._trainings[0].config.updates:
             self._save(target)
@@ -77,12 +78,12 @@ class RunningTrial:
 
 
 def curve(job: TrainingJob) -> list[dict[str, Any]]:
-    """Train on the validation protocol to the full budget and return every report, as plain values."""
-    trainings = job.trainings("validation")
+    """Train on the selecting protocol to the full budget and return every report, as plain values."""
+    trainings = job.selecting_trainings()
     started = time.monotonic()
     reports = []
     for evaluations in zip(*(training.evaluations() for training in trainings), strict=True):
-        report = make_report(evaluations, job.objective, time.monotonic() - started)
+        report = make_report(evaluations, job.objective, time.monotonic() - started, metric_prefix(job.protocol))
         reports.append(report.to_dict())
     return reports
 
