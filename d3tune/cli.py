@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the best hyper-parameters for D³GZSL: chosen on validation, tested once.",
 )
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Find, check and simulate datasets.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Find, check, import and simulate datasets.")
 app.add_typer(data_app, name="data")
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of datasets; then $D3TUNE_DATA, then ./data.")]
@@ -250,6 +250,49 @@ def data_check(dataset: str, data_dir: DataDir = None, semantics: Semantics = No
 
     summary = check_dataset(dataset, data_dir, semantics)
     _print(vars(summary) if as_json else dataset_text(summary))
+
+
+@data_app.command("import")
+def data_import(
+    name: Annotated[str, typer.Argument(help="The new dataset's name.")],
+    into: Annotated[Path, typer.Option(help="Folder of datasets to put it in; later --data-dir.")],
+    feature_tag: Annotated[str, typer.Option(help="What the features are, e.g. vit or clip.")],
+    source: Annotated[Path | None, typer.Option(help="One .npz with everything, or a part of it.")] = None,
+    features: Annotated[Path | None, typer.Option(help="(n, X): .npy or .csv.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="n class numbers or names: .npy, .csv or .txt.")] = None,
+    semantics: Annotated[Path | None, typer.Option(help="(N, A): .npy or .csv.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="Rows or unseen classes: .npz, .npy, .csv or .txt.")] = None,
+    class_names: Annotated[Path | None, typer.Option(help="N names: .npy, .csv or .txt.")] = None,
+    semantics_kind: Annotated[str, typer.Option(help="Kind of the class semantics, e.g. att or sent.")] = "att",
+    test_seen_share: Annotated[
+        float, typer.Option(help="Of each seen class, where only unseen classes are given.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of that share.")] = 0,
+    count_from: Annotated[int | None, typer.Option(help="0 or 1, where the numbers do not show it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a dataset of that name.")] = False,
+) -> None:
+    """Make a dataset of your own features from .npz, .npy or CSV files."""
+    from d3tune.data.importing import import_dataset
+
+    imported = import_dataset(
+        name,
+        into,
+        source=source,
+        features=features,
+        labels=labels,
+        semantics=semantics,
+        splits=splits,
+        class_names=class_names,
+        feature_tag=feature_tag,
+        semantics_kind=semantics_kind,
+        test_seen_share=test_seen_share,
+        seed=seed,
+        count_from=count_from,
+        force=force,
+    )
+    for note in imported.notes:
+        say(note)
+    say(f"wrote {imported.folder}; search it with --data-dir {into} --dataset {name}")
 
 
 @data_app.command("simulate")

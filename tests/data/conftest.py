@@ -149,6 +149,22 @@ def write_v73_pair() -> Callable[[Path, Content], Path]:
 
 
 @pytest.fixture
+def arrays(content: Content) -> Content:
+    """The sound pair's content as one would have it in numpy, everything counted from 0."""
+    return {
+        "features": content["features"].T,
+        "labels": content["labels"].ravel().astype(np.int64) - 1,
+        "semantics": content["att"].T,
+        "class_names": np.array(content["allclasses_names"]),
+        **{
+            key.removesuffix("_loc"): content[key].ravel().astype(np.int64) - 1
+            for key in content
+            if key.endswith("_loc")
+        },
+    }
+
+
+@pytest.fixture
 def dataset(content: Content) -> GZSLDataset:
     """The sound pair's dataset in memory, made without the reader."""
     return make_dataset(

@@ -72,3 +72,16 @@ def test_the_datasheet_is_beside_the_data() -> None:
         "default_rng(k + 5).permutation(200)[:50]",
     ):
         assert fact in text
+
+
+def test_the_datasheet_lists_every_typeface_with_its_package_and_licence() -> None:
+    package = resources.files("d3tune.data.embedded")
+    lines = package.joinpath("HANZI.md").read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| fonts-")]
+    listed = [face.strip() for row in table for face in row[1].split(",")]
+    with package.joinpath("hanzi200.npz").open("rb") as file:
+        faces = sorted(set(np.load(file, allow_pickle=False)["font"].tolist()))
+    assert sorted(listed) == faces
+    for name, _, licence, holder in table:
+        assert licence and holder, name
+    assert not any("not yet been gone through" in line for line in lines)
