@@ -264,9 +264,7 @@ def data_import(
     splits: Annotated[Path | None, typer.Option(help="Rows or unseen classes: .npz, .npy, .csv or .txt.")] = None,
     class_names: Annotated[Path | None, typer.Option(help="N names: .npy, .csv or .txt.")] = None,
     semantics_kind: Annotated[str, typer.Option(help="Kind of the class semantics, e.g. att or sent.")] = "att",
-    test_seen_share: Annotated[
-        float, typer.Option(help="Of each seen class, if only unseen classes are given.")
-    ] = 0.2,
+    test_seen_share: Annotated[float, typer.Option(help="Of each seen class, if only unseen classes are given.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of that share.")] = 0,
     count_from: Annotated[int | None, typer.Option(help="0 or 1, where the numbers do not show it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a dataset of that name.")] = False,

@@ -10,8 +10,8 @@ import torch
 import d3tune.method.teacher as teacher_module
 from d3tune.config import D3Config
 from d3tune.data.tensors import Tensors
-from d3tune.method.classifier import train_linear_head
-from d3tune.method.networks import EmbeddingClassifier
+from d3tune.method.classifier import train_linear_head, train_prototype_head
+from d3tune.method.networks import EmbeddingClassifier, linear
 from d3tune.method.teacher import held_out_scores, teacher_table, train_teacher
 
 Array = npt.NDArray[np.float64]
@@ -52,12 +52,14 @@ def minibatches(n: int, size: int, rng: torch.Generator) -> list[Array]:
 # --- the linear head
 
 
-def slow_head(x: Array, y: Array, n_classes: int, config: D3Config, rng: torch.Generator) -> list[Array]:
+def slow_head(
+    x: Array, y: Array, n_classes: int, config: D3Config, rng: torch.Generator, shift: Array | float = 0.0
+) -> list[Array]:
     weight, bias = np.zeros((n_classes, x.shape[1])), np.zeros(n_classes)
     optimizer = SlowAdam([weight, bias], config.head_lr)
     for _ in range(config.head_epochs):
         for rows in minibatches(len(x), config.head_batch_size, rng):
-            error = softmax_error(x[rows] @ weight.T + bias, y[rows])
+            error = softmax_error(x[rows] @ weight.T + bias + shift, y[rows])
             optimizer.step([error.T @ x[rows], error.sum(axis=0)])
     return [weight, bias]
 
@@ -117,6 +119,78 @@ def test_head_follows_its_generator(tiny: Tensors) -> None:
     def logits(seed: int) -> torch.Tensor:
         return train_linear_head(tiny.train_x, tiny.train_y, 9, config, seeded(seed))(tiny.eval_seen_x)
 
+    assert torch.equal(logits(1), logits(1))
+    assert not torch.equal(logits(1), logits(2))
+
+
+def test_a_logit_shift_is_part_of_the_training_logits_alone(tiny: Tensors) -> None:
+    config = D3Config(head_epochs=4, head_batch_size=32, head_lr=0.01)
+    shift = np.linspace(-2, 2, 9)
+    x, y = tiny.train_x.double(), tiny.train_y
+    classify = train_linear_head(x, y, 9, config, seeded(), torch.tensor(shift))
+    weight, bias = slow_head(x.numpy(), y.numpy(), 9, config, seeded(), shift)
+    rows = tiny.eval_seen_x.double()
+    np.testing.assert_allclose(classify(rows).numpy(), rows.numpy() @ weight.T + bias, rtol=1e-9, atol=1e-10)
+
+
+# --- the prototype head
+
+
+def unit_rows(x: Array) -> Array:
+    return np.asarray(x / np.sqrt((x**2).sum(axis=1, keepdims=True)))
+
+
+def slow_prototypes(
+    x: Array, y: Array, semantics: Array, config: D3Config, rng: torch.Generator, shift: Array
+) -> Array:
+    """Prototypes w_c = MLP(a_c), from the given initial weights, gradients by hand."""
+    layers = [
+        linear(semantics.shape[1], config.prototype_hidden, rng),
+        linear(config.prototype_hidden, x.shape[1], rng),
+    ]
+    w1, b1, w2, b2 = (p.detach().double().numpy().copy() for layer in layers for p in layer.parameters())
+    optimizer = SlowAdam([w1, b1, w2, b2], config.head_lr)
+    for rows in [rows for _ in range(config.head_epochs) for rows in minibatches(len(x), config.head_batch_size, rng)]:
+        pre = semantics @ w1.T + b1
+        slope = np.where(pre > 0, 1.0, 0.2)
+        hidden = pre * slope
+        prototypes = hidden @ w2.T + b2
+        length = np.sqrt((prototypes**2).sum(axis=1, keepdims=True))
+        unit, unit_x = prototypes / length, unit_rows(x[rows])
+        error = softmax_error(config.cosine_scale * unit_x @ unit.T + shift, y[rows])
+        back_unit = config.cosine_scale * error.T @ unit_x
+        back = (back_unit - (back_unit * unit).sum(axis=1, keepdims=True) * unit) / length
+        back_hidden = (back @ w2) * slope
+        optimizer.step([back_hidden.T @ semantics, back_hidden.sum(axis=0), back.T @ hidden, back.sum(axis=0)])
+    hidden = semantics @ w1.T + b1
+    return np.asarray(np.where(hidden > 0, hidden, 0.2 * hidden) @ w2.T + b2)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("values", [{}, {"head_batch_size": 10, "cosine_scale": 3.0}], ids=str)
+def test_prototype_head_is_adam_on_scaled_cosines(tiny: Tensors, values: dict[str, Any], shifted: bool) -> None:
+    settings = {"head_epochs": 3, "head_batch_size": 32, "head_lr": 0.01, "prototype_hidden": 14}
+    config = D3Config(**(settings | values))
+    shift = np.linspace(-2, 2, 9) if shifted else np.zeros(9)
+    arguments = tiny.train_x, tiny.train_y, 3 * tiny.semantics, config
+    given = torch.tensor(shift, dtype=torch.float32) if shifted else None
+    classify = train_prototype_head(*arguments, seeded(6), given)
+    x, semantics = tiny.train_x.double().numpy(), 3 * tiny.semantics.double().numpy()
+    prototypes = slow_prototypes(x, tiny.train_y.numpy(), semantics, config, seeded(6), shift)
+    expected = config.cosine_scale * unit_rows(tiny.eval_seen_x.double().numpy()) @ unit_rows(prototypes).T
+    found = classify(tiny.eval_seen_x)
+    assert not found.requires_grad
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-3 * config.cosine_scale)
+
+
+def test_prototype_head_learns_and_follows_its_generator(tiny: Tensors) -> None:
+    config = D3Config(head_epochs=40, head_batch_size=32, head_lr=0.01, prototype_hidden=32)
+
+    def logits(seed: int) -> torch.Tensor:
+        return train_prototype_head(tiny.train_x, tiny.train_y, tiny.semantics, config, seeded(seed))(tiny.train_x)
+
+    assert (logits(0).argmax(dim=1) == tiny.train_y).double().mean() > 0.8
+    assert logits(0).abs().max() <= config.cosine_scale * (1 + 1e-6)
     assert torch.equal(logits(1), logits(1))
     assert not torch.equal(logits(1), logits(2))
 

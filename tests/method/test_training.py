@@ -362,11 +362,79 @@ def test_settings_train_and_resume(make: Make, values: dict[str, Any]) -> None:
         ("critic_steps", 1),
         ("gp_weight", 5.0),
         ("gcls_weight", 0.1),
+        ("student_steps", "every"),
+        ("fidelity", "official"),
+        ("anchor", "ridge"),
+        ("logit_prior", True),
+        ("unseen_shift", -1.0),
+        ("heads", ("softmax", "lda")),
     ],
 )
 def test_every_setting_has_an_effect(make: Make, name: str, value: Any) -> None:
     base, changed = make(), make(**{name: value})
     assert getattr(base.config, name) != value
+    base.advance(4)
+    changed.advance(4)
+    assert base.evaluate() != changed.evaluate()
+
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "gan": {"heads": ("softmax", "lda", "prototype"), "prototype_hidden": 12, "anchor": "ridge"},
+    "vae": {"vae_warmup": 4, "output_noise": 0.3},
+    "diffusion": {"diffusion_steps": 6, "guidance": 0.3, "semantics_noise": 0.2},
+    "cegan": {
+        "contrast_dim": 16,
+        "projection_dim": 8,
+        "relation_dim": 12,
+        "instance_weight": 0.1,
+        "class_weight": 0.1,
+        "heads": ("softmax", "backbone_embedding"),
+    },
+    "vaegan": {"decoder_dim": 16, "remse_weight": 1.0, "heads": ("softmax", "backbone_embedding")},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("gan", "lda_shrinkage", 0.05),
+        ("gan", "prototype_hidden", 10),
+        ("gan", "cosine_scale", 5.0),
+        ("gan", "anchor_ridge", 1.0),
+        ("vae", "vae_beta", 0.1),
+        ("vae", "vae_warmup", 0),
+        ("vae", "output_noise", 0.6),
+        ("vae", "noise_dim", 5),
+        ("diffusion", "diffusion_steps", 4),
+        ("diffusion", "diffusion_schedule", "vp"),
+        ("diffusion", "guidance", 0.6),
+        ("diffusion", "semantics_noise", 0.4),
+        ("diffusion", "min_snr", True),
+        ("diffusion", "ema_decay", 0.5),
+        ("diffusion", "final_sampler", "one_step"),
+        ("cegan", "contrast_dim", 20),
+        ("cegan", "projection_dim", 10),
+        ("cegan", "relation_dim", 10),
+        ("cegan", "instance_weight", 1.0),
+        ("cegan", "class_weight", 1.0),
+        ("cegan", "instance_temperature", 1.0),
+        ("cegan", "class_temperature", 1.0),
+        ("vaegan", "vae_weight", 0.1),
+        ("vaegan", "vae_beta", 0.1),
+        ("vaegan", "decoder_dim", 20),
+        ("vaegan", "remse_weight", 5.0),
+        ("vaegan", "remse_p", 2.0),
+        ("vaegan", "remse_p2", 2.0),
+    ],
+)
+def test_every_setting_of_a_backbone_has_an_effect(hanzi_slice: Tensors, name: str, setting: str, value: Any) -> None:
+    entry = load_backbone(name)
+    shared = {key: item for key, item in SMALL.items() if key in entry.config.model_fields}
+    base, changed = (
+        Training(hanzi_slice, entry, entry.config(**(shared | BACKBONES[name] | more)), 0)
+        for more in ({}, {setting: value})
+    )
+    assert getattr(base.config, setting) != value
     base.advance(4)
     changed.advance(4)
     assert base.evaluate() != changed.evaluate()

@@ -21,11 +21,12 @@ MIN_SNR_GAMMA = 5.0
 class DiffusionConfig(GeneratorConfig):
     """Hyper-parameters of `diffusion`; it models standardised features."""
 
+    feature_scaling: Literal["minmax", "standard"] = "standard"
     diffusion_steps: int = Field(10, ge=1, le=1000, description="T: noise levels, and steps of a full sample")
     diffusion_schedule: Literal["cosine", "vp"] = Field("cosine", description="how noise grows with t")
     guidance: float = Field(0.0, ge=0, le=10, description="g: classifier-free guidance of samples; 0 is none")
-    semantics_noise: float = Field(0.0, ge=0, le=10, description="sd of noise on a in training, per norm of a")
-    min_snr: bool = Field(False, description="weight the loss by min(SNR, 5)/SNR")
+    semantics_noise: float = Field(0.0, ge=0, le=10, description="σ of noise on a in training, a + σ·N(0, I)")
+    min_snr: bool = Field(False, description="weight the loss by min(SNR, 5)")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="of the weights that samples are drawn with")
     final_sampler: Literal["full", "one_step"] = Field("full", description="how a head's rows are drawn")
 
@@ -111,7 +112,8 @@ class Diffusion(Backbone[DiffusionConfig]):
         error = (x0 - target).square().mean(dim=1)
         if self.config.min_snr:
             snr = (self.alpha[level] / self.sigma[level]).square()
-            error = error * snr.clamp(max=MIN_SNR_GAMMA) / snr
+            # of an x₀ loss; min(SNR, γ)/SNR is the same weight for an ε loss (Hang et al., 2023)
+            error = error * snr.clamp(max=MIN_SNR_GAMMA)
         total = error.mean()
         return total, {"denoising": total.detach()}
 
@@ -124,8 +126,7 @@ class Diffusion(Backbone[DiffusionConfig]):
     def _condition(self, a: Tensor, rng: torch.Generator) -> Tensor:
         """Semantics as training sees them: with noise, and replaced by the learned empty one where guidance is used."""
         if self.config.semantics_noise > 0:
-            noise = torch.randn(a.shape, generator=rng, device=a.device) / math.sqrt(a.shape[1])
-            a = a + self.config.semantics_noise * a.norm(dim=1, keepdim=True) * noise
+            a = a + self.config.semantics_noise * torch.randn(a.shape, generator=rng, device=a.device)
         if self.config.guidance > 0:
             dropped = torch.rand(len(a), 1, generator=rng, device=a.device) < CONDITION_DROP
             a = torch.where(dropped, self.denoiser.empty, a)

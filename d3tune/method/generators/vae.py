@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from d3tune.method.generators import BackboneEntry
@@ -14,6 +14,7 @@ from d3tune.method.networks import EmbeddingClassifier, linear
 SLOPE = 0.2
 LOG_VARIANCE_BOUND = 8.0
 RESIDUAL_DECAY = 0.99
+BCE_EPS = 1e-6
 
 
 class VaeConfig(GeneratorConfig):
@@ -21,10 +22,17 @@ class VaeConfig(GeneratorConfig):
 
     reconstruction: Literal["bce", "mse"] = Field("mse", description="bce needs minmax features and a sigmoid output")
     vae_beta: float = Field(1.0, ge=0, le=1e3, description="β, weight of the KL term")
-    vae_warmup: int = Field(100, ge=0, le=10_000_000, description="updates over which β rises from 0")
+    vae_warmup: int = Field(100, ge=0, le=10_000_000, description="updates over which β rises to its value")
     output_noise: float = Field(
         0.0, ge=0, le=10, description="noise on samples, in units of each feature's residual sd"
     )
+
+    @model_validator(mode="after")
+    def _bce_is_defined(self) -> "VaeConfig":
+        fits = self.feature_scaling == "minmax" and self.resolved_activation == "sigmoid"
+        if self.reconstruction == "bce" and not fits:
+            raise ValueError("reconstruction bce needs feature_scaling minmax, output_activation sigmoid and no anchor")
+        return self
 
 
 class Encoder(nn.Module):
@@ -95,7 +103,9 @@ class Vae(Backbone[VaeConfig]):
 
     def _reconstruction(self, decoded: Tensor, x: Tensor) -> Tensor:
         if self.config.reconstruction == "bce":
-            return F.binary_cross_entropy(decoded, x, reduction="sum") / len(x)
+            # not torch's own, which raises on NaN instead of returning it to the divergence guard
+            p = decoded.clamp(BCE_EPS, 1 - BCE_EPS)
+            return -(x * p.log() + (1 - x) * (1 - p).log()).sum() / len(x)
         return F.mse_loss(decoded, x, reduction="sum") / len(x)
 
     def _beta(self) -> Tensor | float:
