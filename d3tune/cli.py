@@ -48,7 +48,7 @@ TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; $MLFLOW_TRA
 @app.command()
 def search(
     dataset: Annotated[str, typer.Option(help="hanzi (embedded), flo, cub, awa1, … or a folder's name.")],
-    backbone: Annotated[str, typer.Option(help="Generator: gan.")] = "gan",
+    backbone: Annotated[str, typer.Option(help="gan, vae, diffusion, cegan, vaegan, rezsl or gaussian.")] = "gan",
     trials: Trials = 50,
     time: TimeLimit = None,
     data_dir: DataDir = None,

@@ -148,10 +148,6 @@ class Space:
         searched = {name: item for name, item in self.parameters.items() if name not in values}
         return replace(self, fixed={**self.fixed, **values}, parameters=searched)
 
-    def without_warm_start(self) -> "Space":
-        """The space with no configuration to try first."""
-        return replace(self, warm_start=())
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for run.yaml; `space_from_dict` reads them back."""
         return {
@@ -167,6 +163,8 @@ class Space:
         value = self.to_dict()
         for parameter in value["parameters"].values():
             parameter.pop("about")
+        for point in value["warm_start"]:
+            point.pop("source")
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

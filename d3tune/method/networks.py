@@ -24,6 +24,14 @@ def linear(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
     return layer
 
 
+def scaled_linear(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
+    """A linear layer with weights N(0, 1/n_in) and bias 0, which keeps the scale of what goes through it."""
+    layer = linear(n_in, n_out, rng)
+    with torch.no_grad():
+        layer.weight.mul_(n_in**-0.5 / INIT_SD)
+    return layer
+
+
 class EmbeddingClassifier(nn.Module):
     """Embedding E = Linear + activation and classifier C = Linear: teacher (E_o, C_o) and student (E_s, C_s)."""
 

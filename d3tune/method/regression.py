@@ -12,13 +12,12 @@ from d3tune.data.tensors import Tensors
 from d3tune.method import state
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.metrics import Scores, accuracies, auroc, fpr_at_95
-from d3tune.method.networks import adam
+from d3tune.method.networks import adam, scaled_linear
 from d3tune.method.randomness import stream
 from d3tune.method.rebalanced import RebalancedMSE
 from d3tune.method.trainer import Evaluation, Trainer
 
 HEAD = "cosine"
-SLOPE = 0.2
 
 
 class RezslConfig(TrialConfig):
@@ -112,17 +111,9 @@ def _regressor(tensors: Tensors, config: RezslConfig, rng: torch.Generator) -> n
     """A linear map or one hidden ReLU layer, weights N(0, 1/n_in): the scale of a^ does not matter to its loss."""
     n_in, n_out = tensors.train_x.shape[1], tensors.semantics.shape[1]
     if config.hidden_dim == 0:
-        return _layer(n_in, n_out, rng)
-    hidden, output = _layer(n_in, config.hidden_dim, rng), _layer(config.hidden_dim, n_out, rng)
+        return scaled_linear(n_in, n_out, rng)
+    hidden, output = scaled_linear(n_in, config.hidden_dim, rng), scaled_linear(config.hidden_dim, n_out, rng)
     return nn.Sequential(hidden, nn.ReLU(), output)
-
-
-def _layer(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
-    with torch.no_grad():
-        layer.weight.normal_(0.0, n_in**-0.5, generator=rng)
-        layer.bias.zero_()
-    return layer
 
 
 BACKBONE = BackboneEntry(config=RezslConfig, start=Rezsl)

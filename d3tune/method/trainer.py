@@ -22,9 +22,12 @@ class DivergedError(Exception):
     """
 
     def __init__(self, where: str, update: int) -> None:
-        super().__init__(f"{where} is not finite at update {update}")
+        super().__init__(where, update)
         self.where = where
         self.update = update
+
+    def __str__(self) -> str:
+        return f"{self.where} is not finite at update {self.update}"
 
 
 @dataclass(frozen=True)

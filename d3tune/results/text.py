@@ -60,7 +60,7 @@ def test_line(test: "TestResult") -> str:
     seeds = len(test.seeds)
     if test.protocol == "published":
         return (
-            f"published H {_with_sd(test, 'H', 4)}  ({TEST_SELECTED}: each seed's best test epoch, "
+            f"published H {_with_sd(test, 'H', 4)}  ({TEST_SELECTED}: each seed's best test epoch, head and offset, "
             f"{seeds} seed{'s' if seeds > 1 else ''}; no estimate of what a new test would give)"
         )
     return (

@@ -4,6 +4,7 @@ import os
 import sys
 from typing import NoReturn
 
+from d3tune.errors import UsageError
 from d3tune.search.tracking import store_uri
 
 
@@ -18,6 +19,8 @@ def serve(port: int, tracking_uri: str | None) -> NoReturn:
         UsageError: the URI is wrong.
     """
     uri = store_uri(tracking_uri)
+    if uri.startswith("http"):
+        raise UsageError(f"{uri} is a server already; open it in a browser")
     environment = {
         **os.environ,
         # without its job runner the server is two processes instead of ten

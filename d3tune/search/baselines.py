@@ -1,12 +1,14 @@
 """Baselines of a search: tuned on its validation splits, tested once, in seconds."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import torch
 
 from d3tune.data.dataset import GZSLDataset, Protocol
+from d3tune.data.prepared import open_prepared
 from d3tune.data.tensors import Tensors, load_tensors
 from d3tune.method.closed_form import Fitted, evaluation_scores, fit_eszsl, fit_gaussian
 from d3tune.method.metrics import Accuracies, accuracies
@@ -14,12 +16,12 @@ from d3tune.method.metrics import Accuracies, accuracies
 METHODS: dict[str, Callable[[Tensors], Iterator[Fitted]]] = {"gaussian": fit_gaussian, "ESZSL": fit_eszsl}
 
 
-def baseline(name: str, dataset: GZSLDataset, splits: tuple[int, ...], threads: int) -> dict[str, Any]:
+def baseline(name: str, path: str, splits: tuple[int, ...], threads: int) -> dict[str, Any]:
     """Tune a closed-form method by mean calibrated H over the validation splits, then test it once.
 
     Args:
         name: ``gaussian`` or ``ESZSL``.
-        dataset: with its path, where it is opened.
+        path: of the prepared dataset, opened where this runs.
         splits: the search's validation draws.
         threads: torch threads.
 
@@ -27,7 +29,7 @@ def baseline(name: str, dataset: GZSLDataset, splits: tuple[int, ...], threads: 
         ``name``, ``setting``, ``val/H``, ``seen_offset`` (the median over splits), and ``test/H``, ``test/U``, ….
     """
     torch.set_num_threads(threads)
-    fit = METHODS[name]
+    fit, dataset = METHODS[name], open_prepared(Path(path))
     per_split = [_validate(fit, _data(dataset, "validation", split)) for split in splits]
     means = [fmean(rows[index].H for rows in per_split) for index in range(len(per_split[0]))]
     chosen = max(range(len(means)), key=lambda index: means[index])

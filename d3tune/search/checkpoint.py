@@ -54,9 +54,9 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
 
 
 def remove_checkpoints(directory: Path) -> None:
-    """Delete all checkpoints of a trial."""
-    for manifest in _manifests(directory):
-        _remove(manifest)
+    """Delete all checkpoints of a trial, and what a killed process left of them."""
+    for path in directory.glob("*checkpoint-*"):
+        path.unlink(missing_ok=True)
 
 
 def _manifests(directory: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 The same code serves the winner of a search and a configuration file that is retrained.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from d3tune import __version__
 from d3tune.config import Device, SelectionProtocol, metric_prefix
-from d3tune.errors import UsageError
+from d3tune.errors import D3TuneError, UsageError
 from d3tune.files import write_json
+from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report, best_report
@@ -42,7 +44,8 @@ class Selection(BaseModel):
     updates: int = Field(ge=1)
     head: str
     seen_offset: float = Field(allow_inf_nan=False)
-    val_H: float = Field(ge=0, le=1)
+    val_H: float | None = Field(None, ge=0, le=1)
+    published_H: float | None = Field(None, ge=0, le=1)
     threads: int = Field(1, ge=1)
     device: Device = "cpu"
 
@@ -108,6 +111,7 @@ def select(
     ]
     _, negative_index, head = max(candidates)
     chosen = [rows[-negative_index] for rows in curves]
+    shown = "H_raw" if job.objective == "H_raw" else "H"
     offset = median(report.metrics[f"{prefix}/{head}/seen_offset"] for report in chosen)
     return Selection(
         protocol=job.protocol,
@@ -117,7 +121,7 @@ def select(
         updates=chosen[0].update,
         head=head,
         seen_offset=0.0 if job.objective == "H_raw" else offset,
-        val_H=fmean(report.metrics[f"{prefix}/{head}/H"] for report in chosen),
+        **{f"{prefix}_H": fmean(report.metrics[f"{prefix}/{head}/{shown}"] for report in chosen)},
         threads=job.threads,
         device=job.device,
     )
@@ -220,20 +224,46 @@ def _stored_map(
     stop: StopSignal,
     store: Path | None,
 ) -> list[Any]:
-    """`Executor.map` that keeps each result in a JSON file and does not compute a stored one again."""
+    """`Executor.map` that keeps each result in a JSON file and does not compute a stored one again.
+
+    A file holds the key of what it is the result of: the job, its arguments and the version. Another key, or a damaged
+    file, is computed again.
+
+    Raises:
+        D3TuneError: a training diverged.
+    """
+    keys = [_key(function, item) for item in items]
     results: dict[int, Any] = {}
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
         for index, name in enumerate(names):
-            path = store / f"{name}.json"
-            if path.exists():
-                results[index] = json.loads(path.read_text(encoding="utf-8"))
+            value = _stored(store / f"{name}.json", keys[index])
+            if value is not None:
+                results[index] = value
     missing = [index for index in range(len(items)) if index not in results]
 
     def keep(position: int, value: Any) -> None:
-        results[missing[position]] = value
+        index = missing[position]
+        results[index] = value
         if store is not None:
-            write_json(store / f"{names[missing[position]]}.json", value)
+            write_json(store / f"{names[index]}.json", {"key": keys[index], "value": value})
 
-    executor.map(function, [items[index] for index in missing], stop, keep)
+    try:
+        executor.map(function, [items[index] for index in missing], stop, keep)
+    except DivergedError as error:
+        raise D3TuneError(f"a confirmation diverged ({error}); resume with another --confirm-seeds") from None
     return [results[index] for index in range(len(items))]
+
+
+def _key(function: Any, item: tuple[Any, ...]) -> str:
+    plain = [part.to_dict() if isinstance(part, TrainingJob) else part for part in item]
+    text = json.dumps([__version__, function.__name__, plain], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stored(path: Path, key: str) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("value") if isinstance(content, dict) and content.get("key") == key else None

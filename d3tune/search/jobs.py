@@ -1,17 +1,17 @@
 """What a worker is told to train, as plain values that travel to any process."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from d3tune.config import Device, Objective, SelectionProtocol
-from d3tune.data.dataset import Protocol
+from d3tune.config import Device, Objective, SelectionProtocol, TrialConfig
+from d3tune.data.dataset import Protocol, ProtocolView
 from d3tune.data.prepared import open_prepared
-from d3tune.data.tensors import Tensors, load_tensors
+from d3tune.data.tensors import Tensors, class_semantics, load_tensors
 from d3tune.errors import RunError
 from d3tune.method.generators import load_backbone
 from d3tune.method.trainer import Trainer
@@ -70,35 +70,30 @@ class TrainingJob:
         config = backbone.config.model_validate(self.config)
         splits = self.splits if protocol == "validation" else (0,)
         device = self.device if torch.cuda.is_available() else "cpu"
-        views = [
-            _tensors(
-                self.dataset,
-                self.dataset_hash,
-                protocol,
-                split,
-                config.feature_scaling,
-                config.center_semantics,
-                config.semantics_scale,
-                device,
+        tensors = [
+            _with_semantics(
+                _features(self.dataset, self.dataset_hash, protocol, split, config.feature_scaling, device), config
             )
             for split in splits
         ]
-        return [start_training(backbone, view, config, self.seed) for view in views]
+        return [start_training(backbone, view, config, self.seed) for view in tensors]
 
 
 @lru_cache(maxsize=4)
-def _tensors(
-    path: str, content_hash: str, protocol: Protocol, split: int, scaling: str, center: bool, scale: float, device: str
-) -> Tensors:
+def _features(
+    path: str, content_hash: str, protocol: Protocol, split: int, scaling: str, device: str
+) -> tuple[ProtocolView, Tensors]:
+    """A view and its scaled features, shared by the trials of one process; semantics differ from trial to trial."""
     dataset = open_prepared(Path(path))
     if dataset.content_hash != content_hash:
         raise RunError(
             f"{path}: holds content {dataset.content_hash[:12]}, the search was made for {content_hash[:12]}"
         )
-    return load_tensors(
-        dataset.view(protocol, split),
-        scaling=cast(Any, scaling),
-        center_semantics=center,
-        semantics_scale=scale,
-        device=device,
-    )
+    view = dataset.view(protocol, split)
+    return view, load_tensors(view, scaling=cast(Any, scaling), device=device)
+
+
+def _with_semantics(shared: tuple[ProtocolView, Tensors], config: TrialConfig) -> Tensors:
+    view, tensors = shared
+    semantics = class_semantics(view, center=config.center_semantics, scale=config.semantics_scale)
+    return replace(tensors, semantics=torch.from_numpy(semantics).to(tensors.train_x.device))

@@ -208,7 +208,7 @@ def _refuse_difference(run: RunDirectory, wanted: dict[str, Any]) -> None:
     changed = [
         f"{key}: {before.get(key, 'absent')} → {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.endswith(".about")
+        if before.get(key) != now.get(key) and not key.endswith((".about", ".source"))
     ]
     if changed:
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""

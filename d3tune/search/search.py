@@ -11,9 +11,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import Resources, metric_prefix
-from d3tune.data.dataset import GZSLDataset
 from d3tune.data.prepared import open_prepared
-from d3tune.errors import D3TuneError, NoUsableTrialError
+from d3tune.errors import D3TuneError, NoUsableTrialError, RunError
 from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
 from d3tune.search.baselines import METHODS, baseline
@@ -102,7 +101,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
     """
     run.write_plan(plan.trials)
     config = load_backbone(run.search.backbone).config
-    dataset = open_prepared(run.dataset_path)
+    _refuse_other_content(run)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
     mirror = Mirror(plan.tracking_uri, ledger, run.search, run.uid, run.name)
     if plan.seconds is not None:
@@ -118,16 +117,17 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
             if not stop.requested:
                 _refuse_without_winner(ledger.trials(), outcome.winner)
                 _confirm(outcome, plan, executor, stop, say)
-                outcome.baselines = _baselines(run, plan, dataset, executor, stop, say)
+                outcome.baselines = _baselines(run, plan, executor, stop, say)
         state = "done"
     except KeyboardInterrupt:
         stop.requested = True
     finally:
         outcome.interrupted = stop.requested
         outcome.counts = counts(ledger.trials())
-        summary = _summary(outcome, ledger)
+        outcome.winner = winner(ledger.trials())
+        summary = _summary(outcome, ledger, "interrupted" if stop.requested else state)
         run.write_summary(summary)
-        _finish_mirror(mirror, run, "interrupted" if stop.requested else state, summary, say)
+        _finish_mirror(mirror, run, summary, say)
     outcome.link = mirror.link()
     return outcome
 
@@ -147,11 +147,18 @@ def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
     mirror = Mirror(tracking_uri, ledger, run.search, run.uid, run.name)
     summary = run.read_summary()
-    state = "done" if summary is not None and not summary["interrupted"] else "interrupted"
+    state = "interrupted" if summary is None else str(summary.get("state", "interrupted"))
     missed = mirror.finish(state, {} if summary is None else _parent_metrics(summary), _artifacts(run))
     if missed is not None:
         raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {missed}")
     say(f"{len(ledger.trials())} trials of {run.name} are in MLflow at {tracking_uri}")
+
+
+def _refuse_other_content(run: RunDirectory) -> None:
+    held = open_prepared(run.dataset_path).content_hash
+    if held != run.search.dataset_hash:
+        wanted = run.search.dataset_hash[:12]
+        raise RunError(f"{run.dataset_path}: holds content {held[:12]}, the search was made for {wanted}")
 
 
 def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources) -> TrainingJob:
@@ -181,8 +188,8 @@ def dataset_identity(run: RunDirectory) -> dict[str, str]:
     }
 
 
-def _finish_mirror(mirror: Mirror, run: RunDirectory, state: str, summary: Mapping[str, Any], say: Say) -> None:
-    missed = mirror.finish(state, _parent_metrics(summary), _artifacts(run))
+def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any], say: Say) -> None:
+    missed = mirror.finish(summary["state"], _parent_metrics(summary), _artifacts(run))
     if missed is not None:
         say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: d3tune sync {run.path}")
 
@@ -251,24 +258,22 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
-    # the number of seeds is part of what was selected, so it is part of where its test is kept
-    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store / f"{len(seeds)}-seeds")
-    source = {"run": run.name, "uid": run.uid, "trial": trial.number, "search_val_H": trial.value}
+    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store)
+    searched = {"searched_metric": run.search.searched_metric, "searched_value": trial.value}
+    source = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
     document = configuration_document(job, dataset_identity(run), outcome.selection, outcome.test, source)
     write_text(run.best, dump_yaml(document))
 
 
-def _baselines(
-    run: RunDirectory, plan: Plan, dataset: GZSLDataset, executor: Executor, stop: StopSignal, say: Say
-) -> list[dict[str, Any]]:
+def _baselines(run: RunDirectory, plan: Plan, executor: Executor, stop: StopSignal, say: Say) -> list[dict[str, Any]]:
     if not plan.baselines:
         return []
     say("baselines: " + ", ".join(METHODS))
-    items = [(name, dataset, run.search.splits, plan.resources.threads) for name in METHODS]
+    items = [(name, str(run.dataset_path), run.search.splits, plan.resources.threads) for name in METHODS]
     return executor.map(baseline, items, stop)
 
 
-def _summary(outcome: Outcome, ledger: Ledger) -> dict[str, Any]:
+def _summary(outcome: Outcome, ledger: Ledger, state: str) -> dict[str, Any]:
     run, trial = outcome.run, outcome.winner
     seconds = sum(reports_of(item)[-1].seconds for item in ledger.trials() if reports_of(item))
     return {
@@ -283,7 +288,7 @@ def _summary(outcome: Outcome, ledger: Ledger) -> dict[str, Any]:
         "searched_metric": run.search.searched_metric,
         "splits": list(run.search.splits),
         "seed": run.search.seed,
-        "interrupted": outcome.interrupted,
+        "state": state,
         "trials": outcome.counts,
         "trial_hours": seconds / 3600,
         "winner": None if trial is None else {"trial": trial.number, "value": trial.value},
@@ -312,7 +317,7 @@ def _parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         metrics[summary["searched_metric"]] = summary["winner"]["value"]
     if summary["selection"] is not None:
         prefix = metric_prefix(summary["selection"]["protocol"])
-        metrics[f"{prefix}/H_confirmed"] = summary["selection"]["val_H"]
+        metrics[f"{prefix}/H_confirmed"] = summary["selection"][f"{prefix}_H"]
     for name, value in (summary["test"] or {}).items():
         if isinstance(value, dict) and "mean" in value:
             metrics[f"{summary['test']['protocol']}/{name}"] = value["mean"]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -87,8 +88,10 @@ class Ledger:
             if "config" in frozen.user_attrs:
                 self._running[number] = optuna.Trial(self.study, frozen._trial_id)
                 return Assignment(number, frozen.user_attrs["config"], _last_update(frozen))
-            # the process died between asking and recording: nothing was trained under this number
-            self._tell_failed(number, "interrupted before it began")
+            # the process died between asking and recording: what was suggested is in the study and is given again
+            assignment = self._configured(optuna.Trial(self.study, frozen._trial_id))
+            if assignment is not None:
+                return assignment
         while len(self.trials()) < limit:
             assignment = self._suggested()
             if assignment is not None:
@@ -100,8 +103,10 @@ class Ledger:
         self.study.sampler = make_sampler(self._search.sampler, self._search.seed, len(self.trials()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            trial = self.study.ask()
-            values = suggest(trial, self._space, self._config)
+            return self._configured(self.study.ask())
+
+    def _configured(self, trial: optuna.Trial) -> Assignment | None:
+        values = suggest(trial, self._space, self._config)
         try:
             full = self._config(**values).model_dump(mode="json")
         except ValidationError as error:
@@ -192,7 +197,7 @@ def read_trials(journal: Path, name: str) -> list[FrozenTrial]:
     if not journal.is_file():
         raise RunError(f"{journal}: there is no journal; the run has not begun")
     try:
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock_obj=_RunOwnsJournal()))
+        storage = optuna.storages.JournalStorage(_Journal(journal))
         study = optuna.load_study(study_name=name, storage=storage)
         return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     except (ValueError, KeyError, OSError) as error:
@@ -207,7 +212,7 @@ def reports_of(trial: FrozenTrial) -> list[Report]:
 
 def winner(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The COMPLETE trial with the largest value, the earliest of equals; None where there is none."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and math.isfinite(t.value or math.nan)]
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)]
     return max(complete, key=lambda t: (t.value, -t.number)) if complete else None
 
 
@@ -220,6 +225,22 @@ def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
         "failed": states[TrialState.FAIL],
         "running": states[TrialState.RUNNING],
     }
+
+
+class _Journal(JournalFileBackend):
+    """A journal whose failed write, e.g. on a full disk, leaves no part of a line behind."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=_RunOwnsJournal())
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = self._path.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._path, size)
+            raise
 
 
 class _RunOwnsJournal(JournalFileOpenLock):
@@ -253,7 +274,7 @@ def _drop_partial_line(journal: Path) -> None:
 def _open_study(journal: Path, name: str) -> optuna.Study:
     try:
         _drop_partial_line(journal)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock_obj=_RunOwnsJournal()))
+        storage = optuna.storages.JournalStorage(_Journal(journal))
         return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     except (ValueError, KeyError, OSError) as error:
         logging.getLogger(__name__).debug("opening the journal", exc_info=True)

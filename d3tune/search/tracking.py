@@ -108,6 +108,7 @@ class Mirror:
         self._children: dict[int, str] = {}
         self._written: dict[int, int] = {}
         self._closed: dict[int, str] = {}
+        self._with_params: set[int] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -129,17 +130,25 @@ class Mirror:
             try:
                 self.sync()
             except Exception as error:
-                raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {_first_line(error)}") from None
+                if "locked" in str(error):
+                    log.debug("the store is locked; the mirror tries again", exc_info=True)
+                else:
+                    raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {_first_line(error)}") from None
         self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
     def sync(self) -> None:
         """Write everything the study has and MLflow has not."""
         with self._lock:
-            self._open()
-            for trial in self._ledger.trials():
-                if self._closed.get(trial.number) != trial.state.name:
-                    self._write_trial(trial)
+            try:
+                self._open()
+                for trial in self._ledger.trials():
+                    if self._closed.get(trial.number) != trial.state.name:
+                        self._write_trial(trial)
+            except Exception:
+                # a run may have been created although its answer was lost: look all runs up again
+                self._client = None
+                raise
 
     def finish(self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path] = ()) -> str | None:
         """Stop the thread, write the rest and close the parent.
@@ -178,6 +187,8 @@ class Mirror:
 
     def link(self) -> str:
         """Path and query of the MLflow page that compares this run's trials, best first."""
+        if not self._experiment:
+            return ""
         search = quote(f"tags.`{RUN_TAG}` = '{self._uid}'", safe="")
         order = quote(f"metrics.`{self._search.best_metric}`", safe="")
         return (
@@ -263,7 +274,9 @@ class Mirror:
             tags = {TRIAL_TAG: str(trial.number), PARENT_TAG: self._parent}
             name = f"{self._search.backbone}-t{trial.number:03d}"
             self._children[trial.number] = self._create(client, name, tags)
+        if trial.number not in self._with_params:
             self._log_params(client, self._children[trial.number], trial_params(trial))
+            self._with_params.add(trial.number)
         run_id = self._children[trial.number]
         reports = reports_of(trial)
         fresh = [report for report in reports if report.update > self._written.get(trial.number, 0)]
@@ -276,10 +289,11 @@ class Mirror:
         self._log_metrics(run_id, rows)
         self._written[trial.number] = max((report.update for report in reports), default=0)
         if trial.state != TrialState.RUNNING:
-            client.set_tag(run_id, STATE_TAG, trial.state.name)
             if "failure" in trial.user_attrs:
                 client.set_tag(run_id, "d3tune.failure", trial.user_attrs["failure"])
             client.set_terminated(run_id, STATUS[trial.state])
+            # last, since a later process takes a run with this tag for finished
+            client.set_tag(run_id, STATE_TAG, trial.state.name)
             self._closed[trial.number] = trial.state.name
 
     def _log_metrics(self, run_id: str, rows: Sequence[tuple[str, float, int]]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
@@ -74,7 +74,15 @@ def train(
     if selection is None:
         say(f"no selection in {path}: fixing updates, head and offset on validation")
         selection = select(job, confirmation_seeds(0, n_seeds), executor, stop)
-    job = replace(job, threads=selection.threads, device=selection.device)
+    job = replace(
+        job,
+        threads=selection.threads,
+        objective=cast(Any, selection.objective),
+        splits=selection.splits,
+        protocol=selection.protocol,
+    )
+    if job.device != selection.device:
+        say(f"{path} was made on {selection.device}; on {job.device} the last digits may differ")
     first, last = selection.seeds[0], selection.seeds[-1]
     seeds = [*selection.seeds, *range(last + 1, last + 1 + n_seeds)][:n_seeds]
     say(f"training on trainval for {selection.updates} updates, {n_seeds} seeds from {first}")

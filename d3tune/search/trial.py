@@ -71,8 +71,13 @@ class RunningTrial:
         checkpoint = load_checkpoint(self._directory)
         if checkpoint is None:
             return
-        for index, training in enumerate(self._trainings):
-            training.load_state_dict(_below(checkpoint.tensors, f"{index}/"))
+        try:
+            for index, training in enumerate(self._trainings):
+                training.load_state_dict(_below(checkpoint.tensors, f"{index}/"))
+        except (RuntimeError, KeyError, ValueError):
+            # of another device or version: the trial begins anew
+            self._trainings = self._job.selecting_trainings()
+            return
         self._reports = [Report.from_dict(value) for value in checkpoint.reports]
         self._reports_before = self._reports[-1].seconds if self._reports else 0.0
 

@@ -79,9 +79,7 @@ def test_a_changed_pair_is_another_dataset(tmp_path: Path, content: Content, wri
     assert second.features[0, 0] == first.features[0, 0] + 1
 
 
-def test_other_semantics_are_another_prepared_dataset(
-    tmp_path: Path, content: Content, write_pair: Write
-) -> None:
+def test_other_semantics_are_another_prepared_dataset(tmp_path: Path, content: Content, write_pair: Write) -> None:
     content["original_att"] = content["att"] * 2
     folder = write_pair(tmp_path / "T", content)
     ids = [prepare_pair(folder, "tiny", wanted).semantics_id for wanted in (None, "original", "att5", None)]
@@ -90,9 +88,7 @@ def test_other_semantics_are_another_prepared_dataset(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"prepared": "../../x"}', '{"prepared": 3}', "\x00"])
-def test_a_damaged_index_entry_is_no_obstacle(
-    tmp_path: Path, content: Content, write_pair: Write, text: str
-) -> None:
+def test_a_damaged_index_entry_is_no_obstacle(tmp_path: Path, content: Content, write_pair: Write, text: str) -> None:
     folder = write_pair(tmp_path / "T", content)
     first = prepare_pair(folder, "tiny")
     (entry,) = (tmp_path / "home" / "datasets" / "index").iterdir()
@@ -149,9 +145,7 @@ def change_meta(**changes: Any) -> Callable[[Path], None]:
         ("meta.json", change_meta(shapes=None)),
     ],
 )
-def test_a_damaged_folder_is_refused_in_one_line(
-    dataset: GZSLDataset, file: str, harm: Callable[[Path], None]
-) -> None:
+def test_a_damaged_folder_is_refused_in_one_line(dataset: GZSLDataset, file: str, harm: Callable[[Path], None]) -> None:
     folder = folder_of(prepare(dataset))
     harm(folder / file)
     with pytest.raises(DatasetError, match=r"is damaged .*; delete it and run again") as error:
@@ -167,9 +161,7 @@ def test_verify_finds_one_flipped_bit_of_the_features(dataset: GZSLDataset) -> N
         open_prepared(folder, verify=True)
 
 
-def test_a_full_disk_is_one_line(
-    dataset: GZSLDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_line(dataset: GZSLDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError("56 requested and 0 written")
 
@@ -208,16 +200,12 @@ def prepare_in_process(folder: str, start: Any, hashes: Any) -> None:
     hashes.put((prepared.content_hash, str(prepared.path), float(prepared.features.sum())))
 
 
-def test_processes_that_prepare_at_once_all_succeed(
-    tmp_path: Path, content: Content, write_pair: Write
-) -> None:
+def test_processes_that_prepare_at_once_all_succeed(tmp_path: Path, content: Content, write_pair: Write) -> None:
     content["features"] = np.random.default_rng(0).random((20000, 56))
     folder = write_pair(tmp_path / "T", content)
     context = multiprocessing.get_context("fork")
     start, hashes = context.Barrier(3), context.Queue()
-    workers = [
-        context.Process(target=prepare_in_process, args=(str(folder), start, hashes)) for _ in range(3)
-    ]
+    workers = [context.Process(target=prepare_in_process, args=(str(folder), start, hashes)) for _ in range(3)]
     for worker in workers:
         worker.start()
     results = {hashes.get(timeout=60) for _ in workers}

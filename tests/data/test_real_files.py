@@ -67,7 +67,4 @@ def test_real_splits_under_simulated_features(
     summary = check_dataset(name, tmp_path / "data")
     assert summary.pseudo_unseen == pseudo_unseen
     leaks = [note for note in summary.notes if "test_seen rows" in note]
-    assert (
-        leaks
-        == [f"train_loc ∪ val_loc contains {leak} test_seen rows: intersected with trainval"][: bool(leak)]
-    )
+    assert leaks == [f"train_loc ∪ val_loc contains {leak} test_seen rows: intersected with trainval"][: bool(leak)]

@@ -25,9 +25,7 @@ def message(name: str, data_dir: Path | None = None, semantics: str | None = Non
 
 @pytest.mark.parametrize("folder", ["FLO", "flo", "Flo", "xlsa17/data/FLO"])
 @pytest.mark.parametrize("name", ["flo", "FLO"])
-def test_a_folder_in_any_case(
-    tmp_path: Path, content: Content, write_pair: Write, folder: str, name: str
-) -> None:
+def test_a_folder_in_any_case(tmp_path: Path, content: Content, write_pair: Write, folder: str, name: str) -> None:
     write_pair(tmp_path / "data" / folder, content)
     dataset = find_dataset(name, tmp_path / "data")
     assert dataset.name == "flo"
@@ -95,9 +93,7 @@ def test_an_unknown_dataset_names_the_nearest(
 
 
 @pytest.mark.parametrize("missing", ["res101.mat", "att_splits.mat"])
-def test_half_a_pair_says_which_half(
-    tmp_path: Path, content: Content, write_pair: Write, missing: str
-) -> None:
+def test_half_a_pair_says_which_half(tmp_path: Path, content: Content, write_pair: Write, missing: str) -> None:
     (write_pair(tmp_path / "data" / "birds", content) / missing).unlink()
     text = message("birds", tmp_path / "data")
     assert f"has no {missing}" in text
@@ -142,9 +138,7 @@ def test_an_unwritable_home_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
         find_dataset("hanzi")
 
 
-def test_the_list(
-    tmp_path: Path, content: Content, write_pair: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_list(tmp_path: Path, content: Content, write_pair: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pair(tmp_path / "one" / "Birds", content)
     write_pair(tmp_path / "one" / "xlsa17" / "data" / "CUB", content)
     (write_pair(tmp_path / "two" / "half", content) / "res101.mat").unlink()
@@ -162,9 +156,7 @@ def test_the_list(
     assert (birds.name, birds.complete, birds.problem) == ("birds", True, None)
     assert (birds.rows, birds.n_features, birds.n_classes, birds.n_semantics) == (56, 7, 8, 5)
     assert found[str(tmp_path / "one" / "xlsa17" / "data" / "CUB")].complete
-    problems = {
-        place.rsplit("/", 1)[1]: info.problem or "" for place, info in found.items() if not info.complete
-    }
+    problems = {place.rsplit("/", 1)[1]: info.problem or "" for place, info in found.items() if not info.complete}
     assert problems["half"] == "res101.mat is missing"
     assert problems["BIRDS"] == f"hidden by {tmp_path / 'one' / 'Birds'}"
     assert "not a MATLAB" in problems["broken"]

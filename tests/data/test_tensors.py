@@ -87,9 +87,7 @@ def test_semantics_match_slow_numpy(view: ProtocolView, center: bool, scale: flo
     mean = sum(view.dataset.semantics[c].astype(float) for c in view.seen_classes) / len(view.seen_classes)
     for local, class_id in enumerate(tensors.class_ids.tolist()):
         vector = view.dataset.semantics[class_id].astype(float) - (mean if center else 0)
-        np.testing.assert_allclose(
-            tensors.semantics[local], scale * vector / np.linalg.norm(vector), atol=1e-6
-        )
+        np.testing.assert_allclose(tensors.semantics[local], scale * vector / np.linalg.norm(vector), atol=1e-6)
     assert tensors.semantics.dtype == torch.float32
 
 

@@ -79,9 +79,7 @@ def test_labels_and_rows_of_any_whole_type_and_orientation(
     assert same_content(read_pair(write_pair(tmp_path / "T", content), "tiny"), dataset)
 
 
-def test_names_are_numbers_where_the_file_has_none(
-    tmp_path: Path, content: Content, write_pair: Write
-) -> None:
+def test_names_are_numbers_where_the_file_has_none(tmp_path: Path, content: Content, write_pair: Write) -> None:
     del content["allclasses_names"]
     assert read_pair(write_pair(tmp_path / "T", content), "tiny").class_names[6] == "class 7"
 
@@ -126,9 +124,7 @@ def all_semantics(tmp_path: Path, content: Content, write_pair: Write) -> Path:
         ("flo", "sent", "sent5"),
     ],
 )
-def test_semantics_by_id_and_kind(
-    all_semantics: Path, name: str, wanted: str | None, semantics_id: str
-) -> None:
+def test_semantics_by_id_and_kind(all_semantics: Path, name: str, wanted: str | None, semantics_id: str) -> None:
     assert read_pair(all_semantics, name, wanted).semantics_id == semantics_id
 
 
@@ -279,9 +275,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_one_clear_line(
-    tmp_path: Path, content: Content, write_pair: Write, fault: str
-) -> None:
+def test_each_fault_is_one_clear_line(tmp_path: Path, content: Content, write_pair: Write, fault: str) -> None:
     change, expected = FAULTS[fault]
     change(content)
     folder = write_pair(tmp_path / "T", content)
@@ -296,9 +290,7 @@ V5_ONLY = ("struct att", "sparse att", "complex", "three axes")
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in V5_ONLY])
-def test_each_fault_in_a_v73_file(
-    tmp_path: Path, content: Content, write_v73_pair: Write, fault: str
-) -> None:
+def test_each_fault_in_a_v73_file(tmp_path: Path, content: Content, write_v73_pair: Write, fault: str) -> None:
     change, expected = FAULTS[fault]
     change(content)
     with pytest.raises(DatasetError) as error:
@@ -312,9 +304,7 @@ def test_sentences_of_other_classes_are_refused(all_semantics: Path) -> None:
         read_pair(all_semantics, "cub", "sent")
 
 
-def test_a_zero_vector_of_an_unused_class_is_no_fault(
-    tmp_path: Path, content: Content, write_pair: Write
-) -> None:
+def test_a_zero_vector_of_an_unused_class_is_no_fault(tmp_path: Path, content: Content, write_pair: Write) -> None:
     content["att"] = np.hstack([content["att"], np.zeros((5, 1))])
     content["allclasses_names"].append("unused")
     assert read_pair(write_pair(tmp_path / "T", content), "tiny").n_classes == 9

@@ -216,14 +216,15 @@ def test_a_trial_cut_between_last_report_and_end_is_completed(open_ledger: Open,
     assert again.trials()[0].state == TrialState.COMPLETE
 
 
-def test_a_trial_cut_before_its_configuration_was_kept_fails_and_is_replaced(open_ledger: Open) -> None:
+def test_a_trial_cut_before_its_configuration_was_kept_is_given_again(open_ledger: Open) -> None:
+    """A process that died between asking and recording costs no trial, and a warm start stays one."""
     ledger = open_ledger()
-    ledger.study.ask()
+    first = ledger.study.ask()
     again = open_ledger()
     (trial,) = _take(again, 1)
-    assert trial.number == 1
-    assert again.trials()[0].state == TrialState.FAIL
-    assert again.trials()[0].user_attrs["failure"] == "interrupted before it began"
+    assert trial.number == first.number == 0
+    assert again.trials()[0].user_attrs["config"] == trial.config
+    assert _take(again, 1)[0].number == 1
 
 
 def test_the_limit_holds_and_counts_every_state(open_ledger: Open, report: MakeReport) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, GeneratorConfig, Sizes
-from d3tune.method.networks import EmbeddingClassifier
+from d3tune.method.networks import EmbeddingClassifier, scaled_linear
 
 TIME_DIM = 64
 CONDITION_DROP = 0.1
@@ -36,13 +36,13 @@ class Denoiser(nn.Module):
 
     def __init__(self, sizes: Sizes, hidden_dim: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.input = _scaled_linear(sizes.n_features, hidden_dim, rng)
-        self.middle = _scaled_linear(hidden_dim, hidden_dim, rng)
-        self.output = _scaled_linear(hidden_dim, sizes.n_features, rng)
+        self.input = scaled_linear(sizes.n_features, hidden_dim, rng)
+        self.middle = scaled_linear(hidden_dim, hidden_dim, rng)
+        self.output = scaled_linear(hidden_dim, sizes.n_features, rng)
         self.time = nn.Sequential(
-            _scaled_linear(TIME_DIM, hidden_dim, rng), nn.SiLU(), _scaled_linear(hidden_dim, hidden_dim, rng)
+            scaled_linear(TIME_DIM, hidden_dim, rng), nn.SiLU(), scaled_linear(hidden_dim, hidden_dim, rng)
         )
-        self.film = _scaled_linear(sizes.n_semantics, 2 * hidden_dim, rng)
+        self.film = scaled_linear(sizes.n_semantics, 2 * hidden_dim, rng)
         self.empty = nn.Parameter(torch.zeros(sizes.n_semantics))
 
     def forward(self, x: Tensor, time: Tensor, a: Tensor) -> Tensor:
@@ -159,15 +159,6 @@ def signal_levels(steps: int, schedule: Literal["cosine", "vp"]) -> Tensor:
     else:
         alpha = torch.exp(-0.25 * t.square() * (20 - 0.1) - 0.5 * t * 0.1)
     return alpha.clamp(1e-3, 1 - 1e-4).float()
-
-
-def _scaled_linear(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
-    """A linear layer with weights N(0, 1/n_in): three layers of sd .02 would start far too small for noise input."""
-    layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
-    with torch.no_grad():
-        layer.weight.normal_(0.0, n_in**-0.5, generator=rng)
-        layer.bias.zero_()
-    return layer
 
 
 def _sinusoids(time: Tensor) -> Tensor:

@@ -48,17 +48,21 @@ class InProcessExecutor:
 def _run(assignment: Assignment, queue: TrialQueue) -> bool:
     """Run one trial to its end; False where a stop was requested before."""
     number, ledger = assignment.number, queue.ledger
-    try:
-        trial = RunningTrial(queue.job(assignment), queue.directory(number), assignment.known_update)
-        while not trial.finished:
-            if queue.stop.requested:
-                return False
-            if ledger.report(number, trial.next_report()):
-                break
-        else:
-            ledger.complete(number)
-    except DivergedError as error:
-        ledger.fail(number, f"diverged: {error}")
-    except Exception as error:
-        ledger.fail(number, f"{type(error).__name__}: {error}")
+    trial: RunningTrial | None = None
+    while trial is None or not trial.finished:
+        if queue.stop.requested:
+            return False
+        try:
+            trial = trial or RunningTrial(queue.job(assignment), queue.directory(number), assignment.known_update)
+            report = trial.next_report()
+        except DivergedError as error:
+            ledger.fail(number, f"diverged: {error}")
+            return True
+        except Exception as error:
+            ledger.fail(number, f"{type(error).__name__}: {error}")
+            return True
+        # outside the try: a study that cannot be written is no failure of the trial
+        if ledger.report(number, report):
+            return True
+    ledger.complete(number)
     return True

@@ -221,18 +221,20 @@ class RayExecutor:
         remote = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=2)(
             function
         )
-        references = [remote.remote(*item) for item in items]
-        index_of = {reference: index for index, reference in enumerate(references)}
         results: dict[int, Any] = {}
-        waiting = list(references)
-        while waiting:
+        todo = list(enumerate(items))
+        running: dict[Any, int] = {}
+        while todo or running:
+            while todo and len(running) < self.concurrency:
+                index, item = todo.pop(0)
+                running[remote.remote(*item)] = index
             if stop.requested:
-                for reference in waiting:
+                for reference in running:
                     ray.cancel(reference, force=True)
                 raise KeyboardInterrupt
-            ready, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
+            ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for reference in ready:
-                index = index_of[reference]
+                index = running.pop(reference)
                 results[index] = _result(reference)
                 if on_result is not None:
                     on_result(index, results[index])
@@ -294,6 +296,8 @@ def _result(reference: Any) -> Any:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise D3TuneError(f"a worker was lost: {' '.join(str(error).split())[:200]}") from None
 
 
 def _trial_name(trial: Any) -> str:
