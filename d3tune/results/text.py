@@ -51,7 +51,7 @@ def train_text(trained: "Trained") -> str:
         [str(seed), *(f"{row[name]:.3f}" for name in ("H", "U", "S", "T1", "AUSUC"))]
         for seed, row in zip(trained.test.seeds, trained.test.per_seed, strict=True)
     ]
-    table = _table(["seed", "test H", "U", "S", "T1", "AUSUC"], rows)
+    table = _table(["seed", f"{trained.test.protocol} H", "U", "S", "T1", "AUSUC"], rows)
     return f"{table}\n{test_line(trained.test)}"
 
 
@@ -79,7 +79,7 @@ def leaderboard_text(rows: Sequence[dict[str, Any]]) -> str:
             row["backbone"],
             "–" if row["val_H"] is None else f"{row['val_H']:.3f}",
             f"{row['test_H']:.3f}" + ("" if row["test_H_sd"] is None else f" ± {row['test_H_sd']:.3f}"),
-            "test" if row["protocol"] == "test" else f"{row['protocol']} ({TEST_SELECTED})",
+            "test" if row["protocol"] == "test" else TEST_SELECTED,
             *(f"{row[name]:.3f}" for name in ("test_U", "test_S", "test_T1", "test_AUSUC")),
             str(row["seeds"]),
             f"{row['features']}, {row['semantics']}",

@@ -85,7 +85,8 @@ def train(
         say(f"{path} was made on {selection.device}; on {job.device} the last digits may differ")
     first, last = selection.seeds[0], selection.seeds[-1]
     seeds = [*selection.seeds, *range(last + 1, last + 1 + n_seeds)][:n_seeds]
-    say(f"training on trainval for {selection.updates} updates, {n_seeds} seeds from {first}")
+    budget = f"for {selection.updates} updates" if selection.protocol == "validation" else "for the full budget"
+    say(f"training on trainval {budget}, {n_seeds} seeds from {first}")
     result = evaluate(job, selection, seeds, executor, stop)
     identity = {
         "name": dataset.name,
