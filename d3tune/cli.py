@@ -120,34 +120,34 @@ def resume(
     run: Annotated[str, typer.Argument(help="A run's directory, or its name.")],
     trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more than planned.")] = None,
     time: TimeLimit = None,
-    cpus_per_trial: Cpus = 1.0,
-    gpus_per_trial: Gpus = None,
-    concurrency: Concurrency = None,
-    executor: ExecutorName = "ray",
-    address: Address = None,
-    confirm_seeds: ConfirmSeeds = 5,
-    baselines: Baselines = False,
-    tracking_uri: TrackingUri = None,
+    cpus_per_trial: Annotated[float | None, typer.Option(help="CPU cores a trial; else as before.")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial; else as before.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Most trials at once; else as before.")] = None,
+    executor: Annotated[str | None, typer.Option("--executor", help="ray or local; else as before.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join; else as before.")] = None,
+    confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds; else as before.")] = None,
+    baselines: Annotated[
+        bool | None, typer.Option("--baselines/--no-baselines", help="Also gaussian and ESZSL; else as before.")
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow store; else as before.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run: interrupted trials from their checkpoint, finished ones untouched."""
-    from d3tune.search.request import make_plan, total_trials
+    """Go on with a run: interrupted trials from their checkpoint, finished ones untouched, options as before."""
+    from d3tune.search.request import resumed_plan
     from d3tune.search.run import open_run
 
     opened = open_run(run)
-    plan = make_plan(
-        trials=total_trials(opened, trials),
-        time_limit=time,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        concurrency=concurrency,
-        executor=executor,
-        address=address,
-        confirm_seeds=confirm_seeds,
-        baselines=baselines,
-        tracking_uri=tracking_uri,
-    )
-    _carry_out(opened, plan, as_json)
+    given = {
+        "cpus_per_trial": cpus_per_trial,
+        "gpus_per_trial": gpus_per_trial,
+        "concurrency": concurrency,
+        "executor": executor,
+        "address": address,
+        "confirm_seeds": confirm_seeds,
+        "baselines": baselines,
+        "tracking_uri": tracking_uri,
+    }
+    _carry_out(opened, resumed_plan(opened, trials, time, given), as_json)
 
 
 @app.command()
@@ -199,7 +199,7 @@ def sync(
 
     opened = open_run(run)
     with opened.owned():
-        sync_run(opened, store_uri(tracking_uri), say)
+        sync_run(opened, store_uri(tracking_uri or opened.read_plan().get("tracking_uri")), say)
 
 
 @app.command()

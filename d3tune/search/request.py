@@ -115,18 +115,39 @@ def make_plan(
     )
 
 
-def total_trials(run: RunDirectory, wanted: str | None) -> int:
-    """Trials in all that ``--trials`` of resume means: a number, ``+N`` more than there are, or what was planned.
+DEFAULTS: dict[str, Any] = {
+    "trials": 50,
+    "cpus_per_trial": 1.0,
+    "gpus_per_trial": None,
+    "concurrency": None,
+    "executor": "ray",
+    "address": None,
+    "confirm_seeds": 5,
+    "baselines": False,
+    "tracking_uri": None,
+}
+
+
+def resumed_plan(run: RunDirectory, trials: str | None, time_limit: str | None, given: Mapping[str, Any]) -> Plan:
+    """The plan of a resume: an option that is not given is what the run's last command had.
+
+    Args:
+        run: the run.
+        trials: a number, ``+N`` more than were planned, or None for what was planned.
+        time_limit: of this command.
+        given: the other options of `make_plan`; None where not given.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: see `make_plan`; or ``trials`` is neither.
     """
-    if wanted is None:
-        return run.planned_trials
-    number = wanted.removeprefix("+")
-    if not number.isdecimal():
-        raise UsageError(f"--trials {wanted}: write a number, or +N for N more")
-    return run.planned_trials + int(number) if wanted.startswith("+") else int(number)
+    stored = {name: run.read_plan().get(name, default) for name, default in DEFAULTS.items()}
+    options = {name: stored[name] if given.get(name) is None else given[name] for name in DEFAULTS}
+    if trials is not None:
+        number = trials.removeprefix("+")
+        if not number.isdecimal():
+            raise UsageError(f"--trials {trials}: write a number, or +N for N more")
+        options["trials"] = int(number) + (stored["trials"] if trials.startswith("+") else 0)
+    return make_plan(time_limit=time_limit, **options)
 
 
 def parse_time(text: str) -> float:

@@ -68,17 +68,17 @@ class RunDirectory:
         """The directory of one trial."""
         return self.path / "trials" / f"{number:05d}"
 
-    @property
-    def planned_trials(self) -> int:
-        """How many trials the last command wanted in all."""
+    def read_plan(self) -> dict[str, Any]:
+        """What the last command wanted, by option; empty where that cannot be read."""
         try:
-            return int(json.loads((self.path / PLAN_FILE).read_text(encoding="utf-8"))["trials"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 50
+            plan = json.loads((self.path / PLAN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return plan if isinstance(plan, dict) else {}
 
-    def write_plan(self, trials: int) -> None:
-        """Remember how many trials are wanted in all, for a later resume."""
-        write_json(self.path / PLAN_FILE, {"trials": trials})
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Remember what this command wants, for a later resume without options."""
+        write_json(self.path / PLAN_FILE, plan)
 
     def load_space(self, config: type[TrialConfig]) -> Space:
         """The frozen search space."""

@@ -58,6 +58,16 @@ class Plan:
     tracking_uri: str
     num_gpus: int | None = None
 
+    def to_options(self) -> dict[str, Any]:
+        """What a resume without options shall do again; the time limit was for one command alone."""
+        return {
+            "trials": self.trials,
+            **self.resources.model_dump(),
+            "confirm_seeds": self.confirm_seeds,
+            "baselines": self.baselines,
+            "tracking_uri": self.tracking_uri,
+        }
+
 
 @dataclass
 class Outcome:
@@ -99,7 +109,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
         NoUsableTrialError: every trial failed.
         D3TuneError: the dataset is gone or changed, or a trial can never fit.
     """
-    run.write_plan(plan.trials)
+    run.write_plan(plan.to_options())
     config = load_backbone(run.search.backbone).config
     _refuse_other_content(run)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)

@@ -16,7 +16,7 @@ from d3tune.method.generators import load_backbone
 from d3tune.method.generators.gan import Gan
 from d3tune.search.executor import StopSignal, inprocess
 from d3tune.search.reports import Report
-from d3tune.search.request import total_trials
+from d3tune.search.request import resumed_plan
 from d3tune.search.run import RunDirectory, open_run, summaries
 from d3tune.search.search import Outcome
 from d3tune.search.study import Ledger, reports_of
@@ -196,9 +196,13 @@ def test_more_trials_may_be_added_and_only_these_are_run(new_run: NewRun, carry_
     run = new_run()
     carry_out(run, trials=2)
     before = study_of(run)
-    assert total_trials(open_run(run.name), "+2") == 4
-    assert total_trials(open_run(run.name), "7") == 7
-    assert total_trials(open_run(run.name), None) == 2
+    opened = open_run(run.name)
+    assert resumed_plan(opened, "+2", None, {}).trials == 4
+    assert resumed_plan(opened, "7", None, {}).trials == 7
+    again = resumed_plan(opened, None, None, {"concurrency": 3})
+    assert again.trials == 2
+    assert again.resources.executor == "local", "a resume does what the command before it did"
+    assert again.resources.concurrency == 3
     carry_out(run, trials=4)
     after = study_of(run)
     assert len(after) == 4
