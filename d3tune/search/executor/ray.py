@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,8 +180,13 @@ class RayExecutor:
         self._resources = resources
         self._temporary = Path(tempfile.mkdtemp(prefix="d3tune-"))
         _log_to(log_file)
+        # Ray puts handlers of its own in place, which end the process where ours would drain it
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._start(num_gpus)
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
             self.concurrency = self._fitting()
         except BaseException:
             self.close()
