@@ -298,11 +298,12 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(
 ) -> None:
     isolated.mkdir()
     shutil.copy(mlflow_template, isolated / "mlflow.db")
-    search = options(tiny, updates=400, evaluations=25)
+    search = options(tiny, updates=1500, evaluations=60)
     mark = 1e6
     with running(isolated, *search, "--trials", "1", "--concurrency", "1", "--confirm-seeds", "0") as command:
-        until(lambda: list(isolated.glob("runs/*/trials/00000/checkpoint-*.json")), "a checkpoint")
+        # the worker first: between its first checkpoint and the stop, the trial must not come to its end
         worker = until(lambda: trial_actors(command.process.pid), "a worker").pop()
+        until(lambda: list(isolated.glob("runs/*/trials/00000/checkpoint-*.json")), "a checkpoint")
         os.kill(worker, signal.SIGSTOP)
         until(lambda: state(worker) == "T", "the worker's standstill")
         # the stopped worker's checkpoints say a time that no trial takes: later reports count on from it
