@@ -27,6 +27,11 @@ class TrialConfig(BaseModel):
     center_semantics: bool = Field(False, description="subtract the seen classes' mean semantics")
     semantics_scale: float = Field(1.0, gt=0, le=1e3, description="norm of each class's semantics vector")
 
+    # how class scores are read
+    offset_unit: Literal["score", "margin_sd"] = Field(
+        "score", description="unit of the seen-class offset: scores, or the sd of the training rows' seen-unseen margin"
+    )
+
     # budget
     updates: int = Field(600, ge=1, le=10_000_000, description="updates of the full budget")
     evaluations: int = Field(10, ge=1, le=1000, description="evaluations in the full budget, evenly spaced")

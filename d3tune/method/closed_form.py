@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from d3tune.data.tensors import Tensors
-from d3tune.method.metrics import Scores
+from d3tune.method.metrics import Scores, read_scores
 
 Scorer = Callable[[Tensor], Tensor]
 CONSTANT = 1e-6
@@ -137,10 +137,9 @@ class RidgeAnchor:
         return (self._center + kernel @ self._weights).to(semantics.dtype)
 
 
-def evaluation_scores(data: Tensors, score: Scorer) -> Scores:
-    """A scorer's class scores of both evaluation sets."""
-    seen, unseen = score(data.eval_seen_x.double()), score(data.eval_unseen_x.double())
-    return Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
+def evaluation_scores(data: Tensors, score: Scorer, offset_unit: Literal["score", "margin_sd"] = "score") -> Scores:
+    """A float64 scorer's class scores of both evaluation sets, see `read_scores`."""
+    return read_scores(data, lambda x: score(x.double()), offset_unit)
 
 
 def _gram(semantics: Tensor, n_seen: int, setting: GaussianSetting) -> Tensor:

@@ -51,7 +51,8 @@ class Gaussian(Trainer):
         setting = GaussianSetting(config.kernel, config.kernel_gamma, config.ridge, config.shrinkage)
         means, covariance = within_class_covariance(data.train_x.double(), data.train_y, data.n_seen)
         mu = torch.cat([means, predict_means(means, data.semantics.double(), data.n_seen, setting)])
-        scores = evaluation_scores(data, discriminant(mu, shrunk_factor(covariance, config.shrinkage)))
+        score = discriminant(mu, shrunk_factor(covariance, config.shrinkage))
+        scores = evaluation_scores(data, score, config.offset_unit)
         self._require_finite(f"a score of head {HEAD}", scores.seen, scores.unseen)
         return Evaluation(self.update, {HEAD: accuracies(scores, seen_offset)}, self._take_losses())
 

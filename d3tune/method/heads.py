@@ -10,7 +10,7 @@ from d3tune.config import D3Config, Head
 from d3tune.data.tensors import Tensors
 from d3tune.method.classifier import lda_head, logit_adjustment, train_linear_head, train_prototype_head
 from d3tune.method.closed_form import class_means
-from d3tune.method.metrics import Scores
+from d3tune.method.metrics import Scores, read_scores
 from d3tune.method.networks import EmbeddingClassifier
 from d3tune.method.randomness import stream
 from d3tune.method.student import Synthetic
@@ -51,8 +51,7 @@ class HeadReader:
         data = self._tensors
         score = self._fitted(head, synthetic, spaces, stream(self._seed, head, update))
         with torch.no_grad():
-            seen, unseen = score(data.eval_seen_x), score(data.eval_unseen_x)
-        return Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
+            return read_scores(data, score, self._config.offset_unit)
 
     def _fitted(self, head: Head, synthetic: Synthetic, spaces: Spaces, rng: torch.Generator) -> Score:
         data, config = self._tensors, self._config

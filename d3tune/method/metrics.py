@@ -4,10 +4,17 @@ Accuracies are per-class top-1, averaged over classes (Xian et al., 2018), in [0
 subtracted from the scores of all seen classes before the arg max (calibrated stacking, Chao et al., 2016).
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from d3tune.data.tensors import Tensors
+
+SMALLEST_MARGIN_SD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,10 @@ class Scores:
     unseen_y: Tensor
     n_seen: int
 
+    def divided_by(self, unit: Tensor) -> "Scores":
+        """The same scores in another unit; no arg max changes, an offset is then in that unit."""
+        return replace(self, seen=self.seen / unit, unseen=self.unseen / unit)
+
 
 @dataclass(frozen=True)
 class Accuracies:
@@ -38,6 +49,7 @@ class Accuracies:
         U: accuracy on unseen classes, all classes as candidates.
         S: accuracy on seen classes, all classes as candidates.
         T1: accuracy on unseen classes, unseen classes as candidates.
+        T1_chance: what guessing among the unseen classes stays below, 1/N_u + 3 standard errors of the rows.
         AUSUC: area under the seen–unseen accuracy curve over all offsets.
         seen_offset: the δ that was subtracted from the seen scores.
         H_raw: H at δ = 0.
@@ -54,6 +66,7 @@ class Accuracies:
     H_raw: float
     U_raw: float
     S_raw: float
+    T1_chance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,39 @@ def accuracies(scores: Scores, seen_offset: float | None = None) -> Accuracies:
         H_raw=float(harmonic_mean(u_raw, s_raw)),
         U_raw=float(u_raw),
         S_raw=float(s_raw),
+        T1_chance=_best_guess(scores.unseen.shape[1] - scores.n_seen, len(scores.unseen)),
     )
+
+
+def read_scores(
+    data: Tensors, score: Callable[[Tensor], Tensor], offset_unit: Literal["score", "margin_sd"] = "score"
+) -> Scores:
+    """A classifier's scores of both evaluation sets.
+
+    Args:
+        data: a protocol's tensors.
+        score: rows (m, X) to class scores (m, N).
+        offset_unit: ``margin_sd`` divides the scores by `margin_sd` of the training rows.
+    """
+    seen, unseen = score(data.eval_seen_x), score(data.eval_unseen_x)
+    scores = Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
+    return scores if offset_unit == "score" else scores.divided_by(margin_sd(score(data.train_x), data.n_seen))
+
+
+def margin_sd(training_scores: Tensor, n_seen: int) -> Tensor:
+    """Standard deviation of the margin of the best seen over the best unseen score, on training rows.
+
+    An offset in this unit carries from one protocol to another whose scores have another spread.
+
+    Args:
+        training_scores: (n, N) of the rows that the classifier was fitted on.
+        n_seen: N_s.
+
+    Returns:
+        Scalar > 0.
+    """
+    margin = training_scores[:, :n_seen].amax(dim=1) - training_scores[:, n_seen:].amax(dim=1)
+    return margin.std().clamp(min=SMALLEST_MARGIN_SD)
 
 
 def harmonic_mean(u: Tensor, s: Tensor) -> Tensor:
@@ -122,6 +167,11 @@ def fpr_at_95(in_distribution: Tensor, out_of_distribution: Tensor) -> float:
     accepted = in_distribution.double().sort(descending=True).values
     count = -(-len(accepted) * 95 // 100)
     return float((out_of_distribution.double() >= accepted[count - 1]).double().mean())
+
+
+def _best_guess(n_classes: int, n_rows: int) -> float:
+    chance = 1 / n_classes
+    return chance + 3 * math.sqrt(chance * (1 - chance) / n_rows)
 
 
 def _route(scores: Scores) -> _Routing:

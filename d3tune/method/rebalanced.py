@@ -17,7 +17,7 @@ class RebalancedMSE(nn.Module):
 
     errors: Tensor
 
-    def __init__(self, n_classes: int, n_semantics: int, p: float, p2: float) -> None:
+    def __init__(self, n_classes: int, n_semantics: int, p: float, p2: float, in_batch: bool = False) -> None:
         """Start with no error on record.
 
         Args:
@@ -25,8 +25,11 @@ class RebalancedMSE(nn.Module):
             n_semantics: A.
             p: exponent over classes, ≥ 0.
             p2: exponent over dimensions, ≥ 0.
+            in_batch: forget all errors before each batch, so that only its own classes are compared; the authors' code
+                computes this.
         """
         super().__init__()
+        self.in_batch = in_batch
         self.p, self.p2 = p, p2
         self.register_buffer("errors", torch.zeros(n_classes, n_semantics))
 
@@ -61,4 +64,5 @@ class RebalancedMSE(nn.Module):
     def _record(self, squared: Tensor, labels: Tensor) -> None:
         counts = self.errors.new_zeros(len(self.errors), 1).index_add_(0, labels, squared.new_ones(len(labels), 1))
         means = torch.zeros_like(self.errors).index_add_(0, labels, squared) / counts.clamp(min=1)
-        self.errors.copy_(torch.where(counts > 0, means, self.errors))
+        kept = torch.zeros_like(self.errors) if self.in_batch else self.errors
+        self.errors.copy_(torch.where(counts > 0, means, kept))

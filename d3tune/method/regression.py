@@ -1,6 +1,7 @@
 """The `rezsl` backbone: semantic regression with ReMSE on fixed features, no generator (Ye et al., TIP 2023)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from d3tune.config import TrialConfig
 from d3tune.data.tensors import Tensors
 from d3tune.method import state
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.metrics import Scores, accuracies, auroc, fpr_at_95
+from d3tune.method.metrics import accuracies, auroc, fpr_at_95, read_scores
 from d3tune.method.networks import adam, scaled_linear
 from d3tune.method.randomness import stream
 from d3tune.method.rebalanced import RebalancedMSE
@@ -30,6 +31,10 @@ class RezslConfig(TrialConfig):
     remse_weight: float = Field(1.0, ge=0, le=1e6, description="λ, weight of ReMSE")
     remse_p: float = Field(0.1, ge=0, le=10, description="exponent over classes; with p2 = 0 plain MSE")
     remse_p2: float = Field(0.1, ge=0, le=10, description="exponent over semantic dimensions")
+
+    fidelity: Literal["reconstructed", "official"] = Field(
+        "reconstructed", description="official weighs by the batch's own errors alone, as the authors' code computes"
+    )
 
     @property
     def offered_heads(self) -> tuple[str, ...]:
@@ -57,7 +62,9 @@ class Rezsl(Trainer):
         device = tensors.train_x.device
         self.regressor = _regressor(tensors, config, stream(seed, "regressor")).to(device)
         n_semantics = tensors.semantics.shape[1]
-        self.remse = RebalancedMSE(tensors.n_seen, n_semantics, config.remse_p, config.remse_p2).to(device)
+        self.remse = RebalancedMSE(
+            tensors.n_seen, n_semantics, config.remse_p, config.remse_p2, in_batch=config.fidelity == "official"
+        ).to(device)
         self._unit_semantics = F.normalize(tensors.semantics, dim=1)
         self._optimizer = adam(list(self.regressor.parameters()), config.regressor_lr)
         self._rng = stream(seed, "updates", device=device)
@@ -67,10 +74,9 @@ class Rezsl(Trainer):
         losses = self._take_losses()
         data = self.tensors
         with torch.no_grad():
-            seen, unseen = self._logits(data.eval_seen_x), self._logits(data.eval_unseen_x)
-        self._require_finite(f"a score of head {HEAD}", seen, unseen)
-        scores = Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
-        seen_max, unseen_max = seen[:, : data.n_seen].amax(dim=1), unseen[:, : data.n_seen].amax(dim=1)
+            scores = read_scores(data, self._logits, self.config.offset_unit)
+        self._require_finite(f"a score of head {HEAD}", scores.seen, scores.unseen)
+        seen_max, unseen_max = (rows[:, : data.n_seen].amax(dim=1) for rows in (scores.seen, scores.unseen))
         diagnostics = {"AUROC": auroc(seen_max, unseen_max), "FPR95": fpr_at_95(seen_max, unseen_max)}
         return Evaluation(self.update, {HEAD: accuracies(scores, seen_offset)}, losses, diagnostics)
 

@@ -64,6 +64,7 @@ def make_report(evaluations: Sequence[Evaluation], objective: Objective, seconds
         values[head] = metrics[f"{prefix}/{head}/{objective}"]
     best = max(values, key=lambda head: values[head])
     metrics |= {f"{prefix}/{name}": metrics[f"{prefix}/{best}/{name}"] for name in ACCURACIES}
+    metrics[f"{prefix}/T1_chance"] = fmean(evaluation.heads[best].T1_chance for evaluation in evaluations)
     metrics |= _means(f"{prefix}/", [evaluation.diagnostics for evaluation in evaluations])
     metrics |= _means("loss/", [evaluation.losses for evaluation in evaluations])
     return Report(evaluations[0].update, values[best], best, metrics, seconds)
@@ -72,6 +73,27 @@ def make_report(evaluations: Sequence[Evaluation], objective: Objective, seconds
 def best_report(reports: Sequence[Report]) -> Report:
     """The report with the largest value, the earliest of equals: its update count is s*."""
     return max(reports, key=lambda report: report.value)
+
+
+def collapse(reports: Sequence[Report], prefix: str) -> str | None:
+    """Why a trial counts as collapsed: no head told unseen classes apart better than guessing does.
+
+    T1 is averaged over the evaluations: one of them alone may be lucky by more than its rows suggest, since a
+    collapsed generator gives all rows of a class to one and the same other class.
+
+    Args:
+        reports: of the full budget.
+        prefix: see `make_report`.
+
+    Returns:
+        The reason, or None for a trial that learned something.
+    """
+    names = [key for key in reports[0].metrics if key.startswith(f"{prefix}/") and key.endswith("/T1")]
+    means = [fmean(report.metrics[name] for report in reports) for name in names]
+    chance = reports[0].metrics.get(f"{prefix}/T1_chance", 0.0)
+    if not means or max(means) > chance:
+        return None
+    return f"collapsed: mean T1 {max(means):.3f}, where guessing among the unseen classes reaches {chance:.3f}"
 
 
 def _means(prefix: str, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -16,9 +16,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
-from d3tune.config import SearchConfig, TrialConfig, first_fault
+from d3tune.config import SearchConfig, TrialConfig, first_fault, metric_prefix
 from d3tune.errors import RunError
-from d3tune.search.reports import Report, best_report
+from d3tune.search.reports import Report, best_report, collapse
 from d3tune.search.sampling import enqueue_params, make_pruner, make_sampler, suggest
 from d3tune.space import Space
 
@@ -138,13 +138,17 @@ class Ledger:
         return True
 
     def complete(self, number: int) -> None:
-        """The trial used its full budget: COMPLETE with its best value, or FAIL where the budget is not used."""
+        """The trial used its full budget: COMPLETE with its best value; FAIL where that is not so, or it collapsed."""
         trial = self._running.get(number)
         if trial is None:
             return
         frozen = self._frozen(number)
         if _last_update(frozen) < self._updates:
             self.fail(number, f"ended at update {_last_update(frozen)} of {self._updates}")
+            return
+        reason = collapse(reports_of(frozen), metric_prefix(self._search.protocol))
+        if reason is not None:
+            self.fail(number, reason)
             return
         best = self._record_best(trial)
         self.study.tell(number, best.value)

@@ -198,6 +198,18 @@ class AnyContract:
 
     # cut and resumption
 
+    def test_an_offset_in_margin_units_decides_the_same_and_carries_its_unit(self, make: Make) -> None:
+        plain, scaled = make(), make(offset_unit="margin_sd")
+        plain.advance(self.updates[0])
+        scaled.advance(self.updates[0])
+        ours, theirs = plain.evaluate(), scaled.evaluate()
+        for head, accuracies in ours.heads.items():
+            other = theirs.heads[head]
+            for name in ("H", "U", "S", "T1", "AUSUC", "H_raw"):
+                assert getattr(other, name) == pytest.approx(getattr(accuracies, name), abs=0.02)
+            carried = scaled.evaluate([head], seen_offset=other.seen_offset).heads[head]
+            assert (carried.U, carried.S) == (other.U, other.S)
+
     def test_state_through_bytes_goes_on_bit_for_bit(self, make: Make) -> None:
         whole, cut = make(), make()
         reports = list(whole.evaluations())

@@ -11,7 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d3tune.method.metrics import Accuracies, Scores, accuracies, auroc, fpr_at_95, harmonic_mean
+from d3tune.data.tensors import Tensors
+from d3tune.method.metrics import (
+    Accuracies,
+    Scores,
+    accuracies,
+    auroc,
+    fpr_at_95,
+    harmonic_mean,
+    margin_sd,
+    read_scores,
+)
 
 Array = npt.NDArray[np.float64]
 quick = settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -279,3 +289,34 @@ def test_auroc_and_fpr_without_ties() -> None:
     assert auroc(torch.ones(3), torch.zeros(4)) == 1.0
     assert fpr_at_95(torch.ones(3), torch.zeros(4)) == 0.0
     assert fpr_at_95(torch.zeros(3), torch.ones(4)) == 1.0
+
+
+def test_margin_sd_is_that_of_best_seen_less_best_unseen_by_a_loop() -> None:
+    scores = np.random.default_rng(4).normal(size=(17, 5))
+    margins = [max(row[:3]) - max(row[3:]) for row in scores]
+    expected = np.sqrt(sum((m - np.mean(margins)) ** 2 for m in margins) / 16)
+    assert margin_sd(torch.tensor(scores), 3).item() == pytest.approx(expected, rel=1e-12)
+    assert margin_sd(torch.zeros(4, 5), 3).item() > 0
+
+
+def test_scores_in_margin_units_have_margins_of_sd_1_on_training_rows(tiny: Tensors) -> None:
+    weight = torch.tensor(np.random.default_rng(5).normal(size=(tiny.n_features, 9)), dtype=torch.float32)
+    raw, scaled = (read_scores(tiny, lambda x: 40 * x @ weight, unit) for unit in ("score", "margin_sd"))  # type: ignore[arg-type]
+    unit = margin_sd(40 * tiny.train_x @ weight, tiny.n_seen)
+    assert torch.allclose(scaled.unseen * unit, raw.unseen)
+    assert torch.allclose(scaled.seen * unit, raw.seen)
+    in_scores, in_units = accuracies(raw), accuracies(scaled)
+    assert in_units.H == pytest.approx(in_scores.H, abs=1e-9)
+    assert in_units.seen_offset == pytest.approx(in_scores.seen_offset / unit.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("n_classes", "n_rows"), [(3, 48), (40, 1500)])
+def test_guessing_stays_below_the_stated_chance(n_classes: int, n_rows: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = 2 + np.arange(n_rows) % n_classes
+    found = []
+    for _ in range(200):
+        guesses = torch.tensor(rng.random((n_rows, 2 + n_classes)))
+        found.append(accuracies(Scores(guesses[:2], torch.tensor([0, 1]), guesses, torch.tensor(labels), 2)))
+    assert sum(item.T1 > item.T1_chance for item in found) <= 2
+    assert found[0].T1_chance < 1 / n_classes + 4 / np.sqrt(n_rows * n_classes)

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from d3tune.data.tensors import Tensors
+from d3tune.method.generators import load_backbone
 from d3tune.method.rebalanced import RebalancedMSE
+from d3tune.method.training import start_training
 
 Array = npt.NDArray[np.float64]
 CLASSES, DIMENSIONS = 5, 4
@@ -84,6 +87,25 @@ def test_batches_in_sequence_are_the_slow_loops(p: float, p2: float, dtype: torc
         np.testing.assert_allclose(loss.errors.double().numpy(), slow.errors, rtol=10 * tolerance, atol=1e-9)
         expected_weights = [[slow.weight(c, s) for s in range(DIMENSIONS)] for c in range(CLASSES)]
         np.testing.assert_allclose(loss.weights().double().numpy(), expected_weights, rtol=10 * tolerance)
+
+
+@pytest.mark.parametrize(("p", "p2"), EXPONENTS)
+def test_in_batch_errors_are_those_of_slow_loops_that_begin_anew(p: float, p2: float) -> None:
+    loss = RebalancedMSE(CLASSES, DIMENSIONS, p, p2, in_batch=True).double()
+    for seed, labels in enumerate(BATCHES):
+        predicted, target = rows(len(labels), seed), targets(labels)
+        expected = SlowRebalancedMSE(p, p2)(predicted.numpy(), target.numpy(), labels)
+        assert loss(predicted, target, torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("fidelity", ["reconstructed", "official"])
+def test_fidelity_says_whether_rezsl_remembers_absent_classes(fidelity: str, hanzi_slice: Tensors) -> None:
+    entry = load_backbone("rezsl")
+    config = entry.config(**{"updates": 6, "evaluations": 1, "batch_size": 4, "hidden_dim": 8, "fidelity": fidelity})
+    training = start_training(entry, hanzi_slice, config, 0)
+    training.advance(6)
+    known = int((training.state_dict()["remse/errors"].sum(dim=1) > 0).sum())
+    assert known <= 4 if fidelity == "official" else known > 4
 
 
 def test_absent_classes_keep_their_last_error() -> None:

@@ -1,6 +1,7 @@
 """The study as a ledger: what it gives out, and what it keeps of reports and ends. Nothing is trained here."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +365,28 @@ def test_a_line_half_written_by_a_killed_process_is_dropped(
     assert (same.number, same.config, same.known_update) == (0, trial.config, 10)
     run_through(again, 0, [0.5] * 4, report)
     assert open_ledger().trials()[0].state == TrialState.COMPLETE
+
+
+def with_t1(made: Report, values: dict[str, float], chance: float = 0.25) -> Report:
+    heads = {f"val/{head}/T1": value for head, value in values.items()}
+    return replace(made, metrics={**made.metrics, **heads, "val/T1_chance": chance})
+
+
+@pytest.mark.parametrize(("late", "state"), [(0.26, TrialState.FAIL), (0.9, TrialState.COMPLETE)])
+def test_a_trial_that_only_guesses_is_a_failure(
+    late: float, state: TrialState, open_ledger: Open, report: MakeReport
+) -> None:
+    """One head that learned something is enough, however late."""
+    ledger = open_ledger()
+    (trial,) = _take(ledger, 1)
+    for step in STEPS:
+        t1 = {"softmax": 0.2, "lda": late if step == 40 else 0.1}
+        assert not ledger.report(trial.number, with_t1(report(step, 0.1), t1))
+    ledger.complete(trial.number)
+    (frozen,) = open_ledger().trials()
+    assert frozen.state == state
+    if state == TrialState.FAIL:
+        assert frozen.user_attrs["failure"] == (
+            "collapsed: mean T1 0.200, where guessing among the unseen classes reaches 0.250"
+        )
+        assert winner(open_ledger().trials()) is None

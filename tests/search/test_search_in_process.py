@@ -369,3 +369,14 @@ def test_a_damaged_or_foreign_summary_is_left_out(new_run: NewRun, isolated: Pat
         (folder / "summary.json").write_text(text, encoding="utf-8")
     assert leaderboard_rows() == []
     assert best_run("hanzi", "gan") is None
+
+
+def test_a_search_in_which_every_generator_collapses_has_no_winner(
+    new_run: Callable[..., RunDirectory], carry_out: Callable[..., Outcome]
+) -> None:
+    run = new_run(
+        {"generator_lr": 1e-9, "anchor": "none", "heads": "[softmax]", "cls_weight": 0, "label_weight": 0},
+        warm_start=("none",),
+    )
+    with pytest.raises(NoUsableTrialError, match=r"2 of 2 failed, most often with: collapsed: mean T1"):
+        carry_out(run, trials=2)

@@ -56,7 +56,8 @@ class Vaegan(AdversarialBackbone[VaeganConfig]):
         config, sizes = self.config, self.sizes
         self.encoder = Encoder(sizes, config.hidden_dim, self.noise_dim, rng)
         self.decoder = SemanticDecoder(sizes.n_features, config.decoder_dim, sizes.n_semantics, rng)
-        arguments = (sizes.n_seen, sizes.n_semantics, config.remse_p, config.remse_p2)
+        in_batch = config.fidelity == "official"
+        arguments = (sizes.n_seen, sizes.n_semantics, config.remse_p, config.remse_p2, in_batch)
         self.real_remse, self.fake_remse = RebalancedMSE(*arguments), RebalancedMSE(*arguments)
 
     def generator_parameters(self) -> list[nn.Parameter]:
