@@ -21,3 +21,8 @@ def __getattr__(name: str) -> Any:
 
         return leaderboard
     raise AttributeError(f"module 'd3tune' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """What is offered, imported already or not."""
+    return sorted({*globals(), *__all__})

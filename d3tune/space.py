@@ -7,7 +7,8 @@ configuration's (``d3tune.config``); an interval must lie inside them.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -53,7 +54,7 @@ class Parameter(BaseModel):
     off: bool = Field(False, strict=True, description="may also be exactly 0, with probability ½ at random")
     when: dict[str, Allowed] | None = Field(None, description="searched only if all of these hold")
     when_any: dict[str, Allowed] | None = Field(None, description="searched only if one of these holds")
-    about: str = Field(description="one line on what it does")
+    about: str = Field("", description="one line on what it does")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Parameter":
@@ -95,8 +96,16 @@ class Scope(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    datasets: list[str] | None = Field(None, description="dataset names; 'hanzi' covers hanzi/0 to hanzi/5")
-    max_features: int | None = Field(None, description="feature widths up to this one")
+    datasets: list[str] | None = Field(
+        None, min_length=1, description="dataset names; 'hanzi' covers hanzi/0 to hanzi/5"
+    )
+    max_features: int | None = Field(None, ge=1, description="feature widths up to this one")
+
+    def __str__(self) -> str:
+        """The conditions as a file has them, e.g. ``datasets [flo], max_features 512``."""
+        parts = [] if self.datasets is None else [f"datasets [{', '.join(self.datasets)}]"]
+        parts += [] if self.max_features is None else [f"max_features {self.max_features}"]
+        return ", ".join(parts) or "every dataset"
 
     def covers(self, dataset: str, n_features: int) -> bool:
         """Whether the override applies to a dataset of this name and feature width."""
@@ -104,24 +113,33 @@ class Scope(BaseModel):
         return named and (self.max_features is None or n_features <= self.max_features)
 
 
-class Override(BaseModel):
-    """Changes for some datasets: values and parameters by name replace those above; warm starts replace all."""
+class _Layer(BaseModel):
+    """What a file and each of its overrides say: which hyper-parameters are set, and which searched."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    fixed: dict[str, Any] = Field(default_factory=dict, description="values that differ from the defaults")
+    parameters: dict[str, Parameter] = Field(default_factory=dict, description="searched ones")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "_Layer":
+        for name in self.fixed:
+            if name in self.parameters:
+                raise ValueError(f"'{name}' is both under fixed and under parameters; keep one")
+        return self
+
+
+class Override(_Layer):
+    """Changes for some datasets: values and parameters by name replace those above; warm starts replace all."""
+
     scope: Scope
-    fixed: dict[str, Any] = Field(default_factory=dict)
-    parameters: dict[str, Parameter] = Field(default_factory=dict)
     warm_start: list[WarmStart] | None = None
 
 
-class SpaceFile(BaseModel):
+class SpaceFile(_Layer):
     """A file of ``search_spaces/``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     backbone: str
-    fixed: dict[str, Any] = Field(default_factory=dict, description="values that differ from the defaults")
     parameters: dict[str, Parameter]
     warm_start: list[WarmStart] = Field(default_factory=list)
     overrides: list[Override] = Field(default_factory=list)
@@ -162,14 +180,19 @@ class Space:
         """SHA-256 of what the search can suggest; descriptions do not count."""
         value = self.to_dict()
         for parameter in value["parameters"].values():
-            parameter.pop("about")
+            parameter.pop("about", None)
         for point in value["warm_start"]:
             point.pop("source")
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def load_space(
-    backbone: str, config: type[TrialConfig], dataset: str, n_features: int, path: Path | None = None
+    backbone: str,
+    config: type[TrialConfig],
+    dataset: str,
+    n_features: int,
+    path: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Space:
     """The space for a backbone on a dataset.
 
@@ -179,9 +202,11 @@ def load_space(
         dataset: the dataset's name, for overrides.
         n_features: X, for overrides.
         path: a user's own file; None takes the shipped one.
+        say: takes one line for each override that applies and replaces something above it.
 
     Raises:
-        UsageError: the file is missing or wrong; the message names file and key.
+        UsageError: the file is missing, or wrong anywhere, also in an override for other datasets; the message names
+            file and key.
     """
     path = path or shipped_space(backbone)
     raw = read_yaml(path)
@@ -191,16 +216,15 @@ def load_space(
         raise UsageError(f"{path}: {_fault(error)}") from None
     if file.backbone != backbone:
         raise UsageError(f"{path}: backbone: this space is for '{file.backbone}', not '{backbone}'")
-    fixed, parameters, warm_start = dict(file.fixed), dict(file.parameters), file.warm_start
-    for override in file.overrides:
-        if override.scope.covers(dataset, n_features):
-            fixed |= override.fixed
-            parameters = {k: v for k, v in parameters.items() if k not in override.fixed}
-            parameters |= override.parameters
-            warm_start = warm_start if override.warm_start is None else override.warm_start
-    fixed = {name: value for name, value in fixed.items() if name not in parameters}
-    space = Space(backbone, fixed, parameters, tuple(warm_start))
+    _check_layers(file, config, str(path))
+    overrides = _covering(file.overrides, dataset, n_features)
+    space = _resolved(file, overrides)
     check_space(space, config, str(path))
+    for number, override in enumerate(overrides if say else []):
+        replaced = _replaced(_resolved(file, overrides[:number]), override)
+        if say and replaced:
+            names = ", ".join(replaced)
+            say(f"{path}: the override for {override.scope} covers {dataset} and replaces what is above it: {names}")
     return space
 
 
@@ -247,6 +271,38 @@ def check_space(space: Space, config: type[TrialConfig], where: str) -> None:
         settled.add(name)
     for point in space.warm_start:
         _check_point(point, space, config, f"{where}: warm_start '{point.name}'")
+
+
+def _covering(overrides: Sequence[Override], dataset: str, n_features: int) -> list[Override]:
+    return [override for override in overrides if override.scope.covers(dataset, n_features)]
+
+
+def _resolved(file: SpaceFile, overrides: Sequence[Override]) -> Space:
+    fixed, parameters, warm_start = dict(file.fixed), dict(file.parameters), file.warm_start
+    for override in overrides:
+        fixed = {k: v for k, v in fixed.items() if k not in override.parameters} | override.fixed
+        parameters = {k: v for k, v in parameters.items() if k not in override.fixed} | override.parameters
+        warm_start = warm_start if override.warm_start is None else override.warm_start
+    return Space(file.backbone, fixed, parameters, tuple(warm_start))
+
+
+def _replaced(space: Space, override: Override) -> list[str]:
+    """Names that an override gives another value or interval than the space before it."""
+    before = {**space.fixed, **space.parameters}
+    after = {**override.fixed, **override.parameters}
+    names = [name for name, value in after.items() if name in before and before[name] != value]
+    return [*names, "warm_start"] if override.warm_start is not None and space.warm_start else names
+
+
+def _check_layers(file: SpaceFile, config: type[TrialConfig], where: str) -> None:
+    """Check a file for datasets that no override covers, then each override where it is the last that applies."""
+    check_space(_resolved(file, []), config, where)
+    for number, override in enumerate(file.overrides):
+        here = f"{where}: overrides.{number} ({override.scope})"
+        for dataset in override.scope.datasets or [""]:
+            width = override.scope.max_features or sys.maxsize
+            applied = _covering(file.overrides[: number + 1], dataset, width)
+            check_space(_resolved(file, applied), config, here)
 
 
 def is_integer(config: type[TrialConfig], name: str) -> bool:

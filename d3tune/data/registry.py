@@ -33,6 +33,7 @@ class DatasetInfo:
         n_classes: N, or None.
         n_semantics: A of the default semantics, or None.
         problem: what is wrong with it in one line, or None.
+        hidden: whether all that is wrong is that another dataset of its name comes first.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DatasetInfo:
     n_classes: int | None = None
     n_semantics: int | None = None
     problem: str | None = None
+    hidden: bool = False
 
 
 def find_dataset(name: str, data_dir: Path | None = None, semantics: str | None = None) -> GZSLDataset:
@@ -61,9 +63,10 @@ def find_dataset(name: str, data_dir: Path | None = None, semantics: str | None 
         The dataset; ``prepared_path`` says where its arrays lie.
 
     Raises:
-        DatasetError: it is unknown, incomplete, damaged or inconsistent.
+        DatasetError: it is unknown, incomplete, damaged or inconsistent, or a folder to look in cannot be read.
     """
     _check_name(name)
+    _check_roots(data_dir)
     if is_embedded(name):
         return prepare(load_embedded(name, semantics))
     if "/" in name:
@@ -92,13 +95,18 @@ def prepared_path(dataset: GZSLDataset) -> Path:
 
 
 def list_datasets(data_dir: Path | None = None) -> list[DatasetInfo]:
-    """Every dataset that can be found, embedded ones first; only file headers are read."""
+    """Every dataset that can be found, embedded ones first; only file headers are read.
+
+    Raises:
+        DatasetError: a folder to look in cannot be read.
+    """
+    _check_roots(data_dir)
     infos = [_embedded_info(name) for name in EMBEDDED_NAMES]
     first: dict[str, Path | str] = {"hanzi": EMBEDDED}
     for folder in _candidates(data_dir):
         name = folder.name.lower()
         if name in first:
-            infos.append(DatasetInfo(name, folder, False, problem=f"hidden by {first[name]}"))
+            infos.append(DatasetInfo(name, folder, False, problem=f"hidden by {first[name]}", hidden=True))
         else:
             first[name] = folder
             infos.append(_folder_info(name, folder))
@@ -121,10 +129,26 @@ def _check_name(name: str) -> None:
         raise DatasetError(f"{name!r} is not a dataset name; give a name such as flo or hanzi/0")
 
 
+def _named_roots(data_dir: Path | None) -> list[tuple[str, Path]]:
+    """The folders that the user named, each with where."""
+    given = [] if data_dir is None else [("--data-dir", data_dir)]
+    parts = os.environ.get("D3TUNE_DATA", "").split(os.pathsep)
+    environment = [("D3TUNE_DATA", Path(part)) for part in parts if part]
+    return [(origin, _expanded(root)) for origin, root in (*given, *environment)]
+
+
+def _check_roots(data_dir: Path | None) -> None:
+    for origin, root in _named_roots(data_dir):
+        try:
+            next(root.iterdir(), None)
+        except OSError as error:
+            raise DatasetError(
+                f"{origin} {root}: {error.strerror}; name the folder that holds the datasets' folders"
+            ) from None
+
+
 def _search_path(data_dir: Path | None) -> list[Path]:
-    given = [] if data_dir is None else [data_dir]
-    environment = [Path(part) for part in os.environ.get("D3TUNE_DATA", "").split(os.pathsep) if part]
-    roots = [_expanded(root) for root in (*given, *environment, Path("data"))]
+    roots = [*(root for _, root in _named_roots(data_dir)), Path("data")]
     return list(dict.fromkeys(place for root in roots for place in (root, root / _ARCHIVE)))
 
 

@@ -48,7 +48,8 @@ def test_the_order_of_the_search_path(
     assert find_dataset("birds").features[0, 0] == 2
     monkeypatch.delenv("D3TUNE_DATA")
     assert find_dataset("birds").features[0, 0] == 3
-    assert find_dataset("birds", tmp_path / "nowhere").features[0, 0] == 3
+    (tmp_path / "empty").mkdir()
+    assert find_dataset("birds", tmp_path / "empty").features[0, 0] == 3
 
 
 def test_the_embedded_dataset_is_prepared_too() -> None:
@@ -61,6 +62,7 @@ def test_the_embedded_dataset_is_prepared_too() -> None:
 
 
 def test_a_known_dataset_without_files_says_where_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
     text = message("cub", tmp_path / "given")
     for part in (
         "res101.mat",
@@ -116,7 +118,26 @@ def test_half_of_a_public_pair_says_where_the_rest_comes_from(
 
 def test_a_home_that_does_not_exist_is_looked_in_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("D3TUNE_DATA", "~no-such-user/data")
-    assert "~no-such-user" in message("flo")
+    assert "D3TUNE_DATA ~no-such-user/data: " in message("flo")
+
+
+@pytest.mark.parametrize("name", ["hanzi", "flo", "birds"])
+def test_a_named_folder_that_is_none_is_refused(
+    tmp_path: Path, name: str, content: Content, write_pair: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pair(tmp_path / "data" / "birds", content)
+    (tmp_path / "file").touch()
+    for wrong in ("nowhere", "file"):
+        assert f"--data-dir {tmp_path / wrong}: " in message(name, tmp_path / wrong)
+        with pytest.raises(DatasetError, match=f"--data-dir .*{wrong}: "):
+            list_datasets(tmp_path / wrong)
+        with monkeypatch.context() as patch:
+            patch.setenv("D3TUNE_DATA", os.pathsep.join([str(tmp_path / "data"), str(tmp_path / wrong)]))
+            assert f"D3TUNE_DATA {tmp_path / wrong}: " in message(name, tmp_path / "data")
+            with pytest.raises(DatasetError, match=f"D3TUNE_DATA .*{wrong}: "):
+                list_datasets()
+    (tmp_path / "empty").mkdir()
+    assert len(list_datasets(tmp_path / "empty")) == 6
 
 
 def test_a_folder_below_a_folder_is_refused(tmp_path: Path, content: Content, write_pair: Write) -> None:
@@ -159,6 +180,7 @@ def test_the_list(tmp_path: Path, content: Content, write_pair: Write, monkeypat
     problems = {place.rsplit("/", 1)[1]: info.problem or "" for place, info in found.items() if not info.complete}
     assert problems["half"] == "res101.mat is missing"
     assert problems["BIRDS"] == f"hidden by {tmp_path / 'one' / 'Birds'}"
+    assert [info.place for info in infos if info.hidden] == [tmp_path / "two" / "BIRDS"]
     assert "not a MATLAB" in problems["broken"]
     assert "is of type char" in problems["odd"]
 

@@ -1,5 +1,6 @@
 """Search-space files: the shipped ones are sound, and a wrong one is refused by one line that names file and key."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,6 @@ WRONG = {
     "unknown fixed": ("backbone: gan\nfixed: {updatess: 4}\nparameters: {}", ["fixed", "updatess", "'updates'"]),
     "unknown key of a parameter": (P + "head_lr: {low: .1, high: .2, lgo: true, about: x}", ["head_lr.lgo"]),
     "unknown key of the file": ("backbone: gan\nparameters: {}\nparametres: {}", ["parametres"]),
-    "no about": (P + "head_lr: {low: .1, high: .2}", ["head_lr.about", "missing"]),
     "no backbone": ("parameters: {}", ["backbone", "missing"]),
     "word for a number": (P + "head_lr: {low: low, high: .2, about: x}", ["head_lr.low", "number"]),
     "boolean for a number": (P + "head_lr: {low: true, high: .2, about: x}", ["head_lr.low", "number"]),
@@ -211,6 +211,52 @@ WRONG = {
     "two documents": ("backbone: gan\n---\nbackbone: gan", ["line 2"]),
     "not UTF-8": (b"backbone: \xff\xfe", ["UTF-8"]),
     "a list for a mapping": ("backbone: gan\nparameters: [head_lr]", ["parameters"]),
+    "fixed and searched": (
+        "backbone: gan\nfixed: {head_lr: .1}\nparameters: {head_lr: {low: .1, high: .2}}",
+        ["'head_lr'", "fixed", "parameters"],
+    ),
+    # the search is on flo with 2048 features: faults in what it does not use
+    "an override with an unknown hyper-parameter": (
+        GOOD + "overrides: [{scope: {datasets: [cub]}, parameters: {head_lrr: {low: .1, high: .2}}}]",
+        ["overrides.0", "cub", "head_lrr", "'head_lr'"],
+    ),
+    "an override with an unknown fixed": (
+        GOOD + "overrides: [{scope: {max_features: 512}, fixed: {updatess: 4}}]",
+        ["overrides.0", "max_features 512", "fixed", "updatess", "'updates'"],
+    ),
+    "an override with an illegal fixed": (
+        GOOD + "overrides: [{scope: {datasets: [flo]}}, {scope: {datasets: [hanzi]}, fixed: {head_lr: 3}}]",
+        ["overrides.1", "hanzi", "head_lr", "3"],
+    ),
+    "an override above the legal bound": (
+        GOOD + "overrides: [{scope: {datasets: [cub]}, parameters: {head_lr: {low: .1, high: 20}}}]",
+        ["overrides.0", "head_lr", "20"],
+    ),
+    "an override with a condition on an unknown one": (
+        GOOD + "overrides: [{scope: {datasets: [cub]}, parameters:"
+        " {head_lr: {low: .1, high: .2, when: {clsweight: positive}}}}]",
+        ["overrides.0", "head_lr", "clsweight", "unknown"],
+    ),
+    "an override that puts a warm start out of the space": (
+        GOOD + "warm_start: [{name: paper, source: a paper, values: {generator_lr: .001}}]\n"
+        "overrides: [{scope: {datasets: [cub]}, parameters: {generator_lr: {low: .002, high: .01}}}]",
+        ["overrides.0", "warm_start 'paper'", "generator_lr"],
+    ),
+    "an override that fixes and searches": (
+        GOOD + "overrides: [{scope: {datasets: [cub]}, fixed: {head_lr: .1}, parameters: {head_lr: {choices: [.1]}}}]",
+        ["overrides.0", "'head_lr'", "fixed", "parameters"],
+    ),
+    "an override of nothing": (GOOD + "overrides: [{scope: {datasets: []}}]", ["overrides.0.scope.datasets"]),
+    "an override for no width": (GOOD + "overrides: [{scope: {max_features: 0}}]", ["overrides.0.scope.max_features"]),
+    "what the override that applies replaces": (
+        "backbone: gan\nfixed: {head_lr: 3}\nparameters: {}\n"
+        "overrides: [{scope: {datasets: [flo]}, fixed: {head_lr: .1}}]",
+        ["fixed", "head_lr", "3"],
+    ),
+    "what a later override replaces": (
+        GOOD + "overrides: [{scope: {datasets: [flo]}, fixed: {head_lr: 3}}, {scope: {}, fixed: {head_lr: .1}}]",
+        ["overrides.0", "head_lr", "3"],
+    ),
 }
 
 
@@ -224,6 +270,73 @@ def test_a_wrong_file_is_refused_by_one_line_with_file_and_key(case: str, tmp_pa
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_an_override_may_lean_on_one_that_always_comes_with_it(tmp_path: Path) -> None:
+    """3 updates are too few for the file's own 4 evaluations, but not for the 2 of every width below 512."""
+    space = load_at(
+        GOOD + "overrides: [{scope: {max_features: 512}, fixed: {updates: 6, evaluations: 2}},"
+        " {scope: {max_features: 256}, fixed: {updates: 3}}]",
+        tmp_path,
+        256,
+    )
+    assert space.fixed == {"updates": 3, "evaluations": 2}
+
+
+OVERRIDDEN = (
+    GOOD
+    + """
+warm_start: [{name: paper, source: a paper, values: {generator_lr: 1e-3}}]
+overrides:
+  - scope: {datasets: [cub], max_features: 4096}
+    fixed: {updates: 50}
+  - scope: {max_features: 512}
+    fixed: {updates: 30, evaluations: 4, generator_lr: 1e-3, head_lr: 1e-3}
+    parameters:
+      cls_weight: {choices: [0, 1]}
+      label_weight: {choices: [0, 1]}
+  - scope: {max_features: 256}
+    fixed: {updates: 20}
+    warm_start: []
+"""
+)
+
+
+def load_at(text: str, tmp_path: Path, width: int, said: list[str] | None = None) -> Space:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_space("gan", GAN, "birds", width, path, None if said is None else said.append)
+
+
+def test_an_override_that_applies_says_what_it_replaces(tmp_path: Path) -> None:
+    said: list[str] = []
+    space = load_at(OVERRIDDEN, tmp_path, 256, said)
+    assert space.fixed["updates"] == 20
+    assert len(said) == 2
+    for line, scope, names in zip(
+        said,
+        ("max_features 512", "max_features 256"),
+        ("updates, generator_lr, cls_weight", "updates, warm_start"),
+        strict=True,
+    ):
+        assert line.startswith(f"{tmp_path / 'mine.yaml'}: the override for {scope} covers birds")
+        assert line.endswith(f": {names}")
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize("width", [513, 4096])
+def test_an_override_that_does_not_apply_says_nothing(tmp_path: Path, width: int) -> None:
+    said: list[str] = []
+    assert load_at(OVERRIDDEN, tmp_path, width, said).fixed["updates"] == 40
+    assert said == []
+
+
+def test_a_description_may_be_left_out(tmp_path: Path) -> None:
+    with_words = load(GOOD, tmp_path)
+    without = load(re.sub(r", about: [a-z ]+", "", GOOD), tmp_path)
+    assert without.parameters["generator_lr"].about == ""
+    assert without.hash == with_words.hash
+    assert space_from_dict(without.to_dict(), GAN, "run.yaml: space") == without
 
 
 def test_a_missing_file_a_folder_and_a_huge_file_are_refused(tmp_path: Path) -> None:
