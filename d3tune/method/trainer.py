@@ -1,6 +1,5 @@
 """What every backbone's training offers to a search: advance, evaluate, save and restore."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +11,15 @@ from d3tune.config import TrialConfig
 from d3tune.data.tensors import Tensors
 from d3tune.method.metrics import Accuracies
 
+LOSSES_AT_ONCE = 256
+
 
 class DivergedError(Exception):
     """A loss, a score or a diagnostic is NaN or infinite.
 
     Attributes:
         where: the first such quantity.
-        update: the update count at which it was noticed.
+        update: the update at which a loss first was, or the count at which anything else was noticed.
     """
 
     def __init__(self, where: str, update: int) -> None:
@@ -68,8 +69,8 @@ class Trainer(ABC):
     def __init__(self, tensors: Tensors, config: TrialConfig, seed: int) -> None:
         self.tensors, self.config, self.seed = tensors, config, seed
         self.update = 0
-        self._loss_sums: dict[str, Tensor] = {}
-        self._losses_since = 0
+        self._losses: list[dict[str, Tensor]] = []
+        self._loss_tables: list[dict[str, Tensor]] = []
 
     def evaluations(self) -> Iterator[Evaluation]:
         """Train on to the full budget, yielding an evaluation at each of its update counts still ahead.
@@ -85,8 +86,11 @@ class Trainer(ABC):
     def advance(self, update: int) -> None:
         """Train until ``update`` updates have been made in all."""
         while self.update < update:
-            self._add_losses(self._step())
+            losses = self._step()
+            self._losses += [losses] if losses else []
             self.update += 1
+            if len(self._losses) == LOSSES_AT_ONCE:
+                self._stack_losses()
 
     @abstractmethod
     def evaluate(self, heads: Sequence[str] | None = None, seen_offset: float | None = None) -> Evaluation:
@@ -112,25 +116,35 @@ class Trainer(ABC):
     def _step(self) -> dict[str, Tensor]:
         """One update; returns losses by name, detached and on the device."""
 
-    def _add_losses(self, losses: Mapping[str, Tensor]) -> None:
-        for name, value in losses.items():
-            self._loss_sums[name] = self._loss_sums[name] + value if name in self._loss_sums else value
-        self._losses_since += 1
+    def _stack_losses(self) -> None:
+        """Losses kept one tensor an update would take more memory than they say."""
+        if self._losses:
+            names = self._losses[0]
+            self._loss_tables.append({name: torch.stack([row[name] for row in self._losses]) for name in names})
+            self._losses = []
 
     def _take_losses(self) -> dict[str, float]:
-        """The mean losses since the last call: the one point where the step's numbers leave the device."""
-        names = list(self._loss_sums)
-        if not names:
+        """The mean losses since the last call: the one point where the step's numbers leave the device.
+
+        Raises:
+            DivergedError: one was NaN or infinite; the first update at which any was, and the first such loss there.
+        """
+        self._stack_losses()
+        if not self._loss_tables:
             return {}
-        means = (torch.stack(list(self._loss_sums.values())) / self._losses_since).tolist()
+        names = list(self._loss_tables[0])
+        table = torch.cat([torch.stack([part[name] for name in names]) for part in self._loss_tables], dim=1)
         self._forget_losses()
-        for name, value in zip(names, means, strict=True):
-            if not math.isfinite(value):
-                raise DivergedError(f"loss {name}", self.update)
-        return dict(zip(names, means, strict=True))
+        values = table.double().cpu()
+        bad = ~torch.isfinite(values)
+        if bad.any():
+            step = int(bad.any(dim=0).nonzero()[0])
+            name = names[int(bad[:, step].nonzero()[0])]
+            raise DivergedError(f"loss {name}", self.update - values.shape[1] + step + 1)
+        return dict(zip(names, values.mean(dim=1).tolist(), strict=True))
 
     def _forget_losses(self) -> None:
-        self._loss_sums, self._losses_since = {}, 0
+        self._losses, self._loss_tables = [], []
 
     def _require_finite(self, what: str, *tensors: Tensor) -> None:
         """Raise `DivergedError` where a tensor holds NaN or infinity."""
