@@ -1,4 +1,4 @@
-"""Trial checkpoints: safetensors beside a JSON manifest with a SHA-256; the newest two are kept."""
+"""Trial checkpoints and kept weights: safetensors beside a JSON manifest with a SHA-256."""
 
 import hashlib
 import json
@@ -14,6 +14,8 @@ from torch import Tensor
 from d3tune.files import write_atomically, write_json
 
 KEEP = 2
+WEIGHTS = "weights.json"
+OPTIMIZER_STATE = "/adam/"
 
 
 @dataclass(frozen=True)
@@ -33,30 +35,66 @@ class Checkpoint:
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that a crash leaves the one before it, then drop all but the newest two."""
-    directory.mkdir(parents=True, exist_ok=True)
-    weights = directory / f"checkpoint-{checkpoint.update:08d}.safetensors"
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    write_atomically(weights, lambda path: save_file(tensors, path))
-    # the manifest comes last: a checkpoint without one does not exist
-    manifest = {"update": checkpoint.update, "sha256": _sha256(weights), "reports": checkpoint.reports}
-    write_json(weights.with_suffix(".json"), manifest)
+    _write(directory / f"checkpoint-{checkpoint.update:08d}.json", checkpoint)
     for old in _manifests(directory)[KEEP:]:
         _remove(old)
 
 
-def load_checkpoint(directory: Path) -> Checkpoint | None:
-    """The newest intact checkpoint, or None; damaged ones are passed over."""
+def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest intact checkpoint, or None, and one line for each damaged one that was passed over."""
+    damaged: list[str] = []
     for manifest in _manifests(directory):
         checkpoint = _read(manifest)
         if checkpoint is not None:
-            return checkpoint
-    return None
+            return checkpoint, damaged
+        damaged.append(f"{manifest.with_suffix('.safetensors').name} is damaged")
+    return None, damaged
 
 
 def remove_checkpoints(directory: Path) -> None:
-    """Delete all checkpoints of a trial, and what a killed process left of them."""
-    for path in directory.glob("*checkpoint-*"):
-        path.unlink(missing_ok=True)
+    """Delete all checkpoints of a trial, and what a killed process left of them or of its weights."""
+    for pattern in ("*checkpoint-*", ".weights.*"):
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def save_weights(directory: Path, state: Checkpoint) -> None:
+    """Keep a training's state without its optimisers', as that of the best evaluation so far.
+
+    Args:
+        directory: of the trial.
+        state: at that evaluation; its reports are not kept.
+    """
+    tensors = {name: tensor for name, tensor in state.tensors.items() if OPTIMIZER_STATE not in name}
+    _write(directory / WEIGHTS, Checkpoint(state.update, tensors, []))
+
+
+def load_weights(directory: Path) -> Checkpoint | None:
+    """What `save_weights` kept, or None where there is nothing or it is damaged."""
+    return _read(directory / WEIGHTS)
+
+
+def weights_update(directory: Path) -> int | None:
+    """The update of the kept weights, without reading them; None where there are none."""
+    try:
+        return int(json.loads((directory / WEIGHTS).read_text(encoding="utf-8"))["update"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_weights(directory: Path) -> None:
+    """Delete the kept weights of a trial."""
+    _remove(directory / WEIGHTS)
+
+
+def _write(manifest: Path, checkpoint: Checkpoint) -> None:
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    weights = manifest.with_suffix(".safetensors")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    write_atomically(weights, lambda path: save_file(tensors, path))
+    # the manifest comes last: a checkpoint without one does not exist
+    content = {"update": checkpoint.update, "sha256": _sha256(weights), "reports": checkpoint.reports}
+    write_json(manifest, content)
 
 
 def _manifests(directory: Path) -> list[Path]:

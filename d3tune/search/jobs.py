@@ -1,5 +1,6 @@
 """What a worker is told to train, as plain values that travel to any process."""
 
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -8,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from d3tune import __version__
 from d3tune.config import Device, Objective, SelectionProtocol, TrialConfig
 from d3tune.data.dataset import Protocol, ProtocolView
 from d3tune.data.prepared import open_prepared
@@ -77,6 +79,18 @@ class TrainingJob:
             for split in splits
         ]
         return [start_training(backbone, view, config, self.seed) for view in tensors]
+
+
+def describe_worker(job: TrainingJob) -> dict[str, str]:
+    """Where a job is trained: what decides whether its numbers repeat to the last bit."""
+    return {
+        "d3tune": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(job.threads),
+        "device": torch.cuda.get_device_name() if job.device == "cuda" and torch.cuda.is_available() else "cpu",
+    }
 
 
 @lru_cache(maxsize=4)

@@ -1,7 +1,7 @@
 """A report: what one evaluation of one trial said, as the study keeps it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -22,6 +22,8 @@ class Report:
         metrics: ``val/H`` … of that head, ``val/<head>/H`` … of each (``published/…`` where the test selects),
             ``loss/…``; accuracies in [0, 1].
         seconds: time spent on the trial so far.
+        worker: in a worker's first report, where it was made: versions, processor, threads, device.
+        notes: what a user should know of how it was made, e.g. that a checkpoint was damaged.
     """
 
     update: int
@@ -29,6 +31,8 @@ class Report:
     head: str
     metrics: dict[str, float]
     seconds: float
+    worker: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -43,6 +47,8 @@ class Report:
             head=str(value["head"]),
             metrics={str(k): float(v) for k, v in value["metrics"].items()},
             seconds=float(value["seconds"]),
+            worker={str(k): str(v) for k, v in value.get("worker", {}).items()},
+            notes=tuple(str(note) for note in value.get("notes", ())),
         )
 
 

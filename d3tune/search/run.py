@@ -1,12 +1,10 @@
 """A run directory: the frozen search, its study, its trials and what came of it."""
 
-import fcntl
 import hashlib
 import json
-import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +14,8 @@ from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault
 from d3tune.errors import RunError, nearest
-from d3tune.files import home, slug, writable_directory, write_json, write_text
+from d3tune.files import home, slug, writable_directory, write_json, write_new
+from d3tune.search.lock import owned, refuse_shared
 from d3tune.space import Space, space_from_dict
 from d3tune.yamlfile import dump_yaml, read_yaml
 
@@ -96,24 +95,16 @@ class RunDirectory:
             return None
         return summary
 
-    @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Own the run: one process at a time writes to it; the lock ends with the process.
+    def owned(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+        """Own the run: one process at a time writes to it; see `d3tune.search.lock`.
+
+        Args:
+            say: takes one line where a process died owning the run.
 
         Raises:
-            RunError: another process owns it.
+            RunError: another process owns it, or the directory cannot be written.
         """
-        with (self.path / "lock").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                owner = file.read().strip() or "another process"
-                raise RunError(f"{self.path}: in use by {owner}; wait for it, or stop it first") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()}")
-            file.flush()
-            yield
+        return owned(self.path, say)
 
 
 def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, space: Space) -> tuple[RunDirectory, bool]:
@@ -147,6 +138,7 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
     if path.exists() and any(path.iterdir()):
         raise RunError(f"{path}: is not empty and not a run; give another --run-dir")
     writable_directory(path, "give another --run-dir")
+    refuse_shared(path)
     document = {
         "format": FORMAT,
         "uid": secrets.token_hex(8),
@@ -154,7 +146,11 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
         "dataset_path": str(dataset_path),
         **identity,
     }
-    write_text(path / RUN_FILE, dump_yaml(document))
+    if not write_new(path / RUN_FILE, dump_yaml(document)):
+        # the same command at the same moment was first
+        run = open_run(str(path))
+        _refuse_difference(run, identity)
+        return run, False
     return open_run(str(path)), True
 
 
@@ -165,6 +161,7 @@ def open_run(name: str) -> RunDirectory:
         RunError: there is none of that name (the nearest is named), or run.yaml is damaged or of a newer format.
     """
     path = _find(name)
+    refuse_shared(path)
     document = read_yaml(path / RUN_FILE)
     where = path / RUN_FILE
     if document.get("format") != FORMAT:

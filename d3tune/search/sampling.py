@@ -1,20 +1,16 @@
-"""From a search space to Optuna: what to suggest, which sampler, which pruner."""
+"""From a search space to Optuna: what to suggest, and which sampler."""
 
 import hashlib
-import math
 import warnings
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
-from d3tune.config import Pruner, Sampler, TrialConfig
+from d3tune.config import Sampler, TrialConfig
 from d3tune.errors import UsageError
 from d3tune.space import Parameter, Space, is_integer
 
-GRACE_SHARE = 0.25
-REDUCTION_FACTOR = 2
-MIN_COMPETITORS = 4
 STARTUP_TRIALS = 10
 
 
@@ -80,47 +76,6 @@ def make_sampler(kind: Sampler, seed: int, number: int) -> optuna.samplers.BaseS
         return optuna.samplers.TPESampler(
             seed=stream, n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True
         )
-
-
-def make_pruner(kind: Pruner, updates: int) -> optuna.pruners.BasePruner:
-    """A pruner whose resource is generator updates.
-
-    Args:
-        kind: ``auto`` and ``asha`` keep half of the trials from a quarter of the budget on, see `CautiousHalving`;
-            ``hyperband`` mixes brackets of halving.
-        updates: the full budget.
-    """
-    grace = max(1, int(GRACE_SHARE * updates))
-    if kind == "none":
-        return optuna.pruners.NopPruner()
-    if kind == "hyperband":
-        return optuna.pruners.HyperbandPruner(
-            min_resource=grace, max_resource=updates, reduction_factor=REDUCTION_FACTOR
-        )
-    return CautiousHalving(grace)
-
-
-class CautiousHalving(optuna.pruners.SuccessiveHalvingPruner):
-    """Asynchronous successive halving that prunes nobody before a few trials have been at the same rung.
-
-    Plain halving compares the second trial with the first alone and prunes one of them, whatever they are worth: a
-    search of a dozen trials would lose its warm starts to a coin toss.
-    """
-
-    def __init__(self, grace: int) -> None:
-        """Halve at ``grace``, 2·``grace``, 4·``grace`` … updates."""
-        super().__init__(min_resource=grace, reduction_factor=REDUCTION_FACTOR)
-        self._grace = grace
-
-    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        """See `optuna.pruners.BasePruner.prune`."""
-        pruned = super().prune(study, trial)
-        step = trial.last_step or 0
-        if not pruned or step < self._grace:
-            return bool(pruned)
-        rung = self._grace * REDUCTION_FACTOR ** int(math.log(step / self._grace, REDUCTION_FACTOR))
-        reached = sum((other.last_step or 0) >= rung for other in study.get_trials(deepcopy=False))
-        return bool(reached >= MIN_COMPETITORS)
 
 
 def _cmaes(seed: int) -> optuna.samplers.BaseSampler:

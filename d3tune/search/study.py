@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -12,17 +11,21 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault, metric_prefix
 from d3tune.errors import RunError
+from d3tune.search.journal import CONFIG_ATTR, Journal, mend
+from d3tune.search.pruning import make_pruner
 from d3tune.search.reports import Report, best_report, collapse
-from d3tune.search.sampling import enqueue_params, make_pruner, make_sampler, suggest
+from d3tune.search.sampling import enqueue_params, make_sampler, suggest
 from d3tune.space import Space
 
 REPORT_KEY = "report:"
+RETRY_ATTR, WORKER_ATTR = "retry_of", "worker"
+# what a journal that is no journal, or not ours, makes Optuna raise
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError)
 MAX_FAILURE_TEXT = 500
 
 
@@ -44,7 +47,12 @@ class Assignment:
 class Ledger:
     """Gives out trials, takes their reports and outcomes, and says which to prune.
 
-    Everything is in the study's journal before a call returns. One process at a time owns it (see `RunDirectory`).
+    Everything is in the study's journal before a call returns, and whole: a killed process leaves a trial suggested or
+    not, a report recorded or not. One process at a time owns it (see `RunDirectory`).
+
+    Attributes:
+        study: the Optuna study.
+        mended: what a killed process had left unfinished in the journal, or None.
     """
 
     def __init__(self, journal: Path, name: str, search: SearchConfig, space: Space, config: type[TrialConfig]) -> None:
@@ -63,7 +71,7 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._search, self._space, self._config = search, space, config
         self._updates = config(**space.fixed).updates
-        self.study = _open_study(journal, name)
+        self.study, self._journal, self.mended = _open_study(journal, name)
         self.study.pruner = make_pruner(search.pruner, self._updates)
         self._enqueue_warm_starts()
         self._interrupted = [trial.number for trial in self.trials() if trial.state == TrialState.RUNNING]
@@ -82,16 +90,11 @@ class Ledger:
         Returns:
             None when there is nothing left to give out.
         """
-        while self._interrupted:
+        if self._interrupted:
             number = self._interrupted.pop(0)
             frozen = self._frozen(number)
-            if "config" in frozen.user_attrs:
-                self._running[number] = optuna.Trial(self.study, frozen._trial_id)
-                return Assignment(number, frozen.user_attrs["config"], _last_update(frozen))
-            # the process died between asking and recording: what was suggested is in the study and is given again
-            assignment = self._configured(optuna.Trial(self.study, frozen._trial_id))
-            if assignment is not None:
-                return assignment
+            self._running[number] = optuna.Trial(self.study, frozen._trial_id)
+            return Assignment(number, frozen.user_attrs[CONFIG_ATTR], _last_update(frozen))
         while len(self.trials()) < limit:
             assignment = self._suggested()
             if assignment is not None:
@@ -101,7 +104,7 @@ class Ledger:
     def _suggested(self) -> Assignment | None:
         """A new trial; None where the suggestion is no legal configuration, which then is a FAIL on record."""
         self.study.sampler = make_sampler(self._search.sampler, self._search.seed, len(self.trials()))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self._journal.batch():
             warnings.simplefilter("ignore", ExperimentalWarning)
             return self._configured(self.study.ask())
 
@@ -112,7 +115,7 @@ class Ledger:
         except ValidationError as error:
             self._tell_failed(trial.number, f"not a legal configuration: {first_fault(error)}")
             return None
-        trial.set_user_attr("config", full)
+        trial.set_user_attr(CONFIG_ATTR, full)
         self._running[trial.number] = trial
         return Assignment(trial.number, full, 0)
 
@@ -126,14 +129,13 @@ class Ledger:
         if trial is None:
             return True
         frozen = self._frozen(number)
-        if report.update not in frozen.intermediate_values:
-            reports = [*reports_of(frozen), report]
-            trial.set_user_attr(f"{REPORT_KEY}{report.update:08d}", report.to_dict())
-            trial.report(best_report(reports).value, report.update)
-        if report.update >= self._updates or not trial.should_prune():
-            return False
-        self._record_best(trial)
-        self.study.tell(number, state=TrialState.PRUNED)
+        with self._journal.batch():
+            if report.update not in frozen.intermediate_values:
+                self._record(trial, frozen, report)
+            if report.update >= self._updates or not trial.should_prune():
+                return False
+            self._record_best(trial)
+            self.study.tell(number, state=TrialState.PRUNED)
         del self._running[number]
         return True
 
@@ -150,15 +152,33 @@ class Ledger:
         if reason is not None:
             self.fail(number, reason)
             return
-        best = self._record_best(trial)
-        self.study.tell(number, best.value)
+        with self._journal.batch():
+            best = self._record_best(trial)
+            self.study.tell(number, best.value)
         del self._running[number]
 
     def fail(self, number: int, reason: str) -> None:
         """The trial failed or diverged: FAIL with the reason; does nothing where its outcome is recorded."""
         if number in self._running:
-            self._tell_failed(number, reason)
+            with self._journal.batch():
+                self._tell_failed(number, reason)
             del self._running[number]
+
+    def retry_failed(self, count: int) -> list[int]:
+        """Enqueue failed trials again, each once, under new numbers.
+
+        Args:
+            count: how many at most, the earliest first.
+
+        Returns:
+            The numbers of the trials that are retried.
+        """
+        everyone = self.study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get(RETRY_ATTR) for trial in everyone}
+        failed = [t for t in everyone if t.state == TrialState.FAIL and t.number not in retried and t.params]
+        for trial in failed[:count]:
+            self.study.enqueue_trial(trial.params, user_attrs={RETRY_ATTR: trial.number})
+        return [trial.number for trial in failed[:count]]
 
     @property
     def running(self) -> list[int]:
@@ -176,6 +196,14 @@ class Ledger:
             params = enqueue_params(self._space, point.values)
             self.study.enqueue_trial(params, user_attrs={"warm_start": point.name}, skip_if_exists=True)
         self.study.set_user_attr("warm_starts_enqueued", True)
+
+    def _record(self, trial: optuna.Trial, frozen: FrozenTrial, report: Report) -> None:
+        reports = [*reports_of(frozen), report]
+        plain = report.to_dict()
+        if plain.pop("worker", None) and WORKER_ATTR not in frozen.user_attrs:
+            trial.set_user_attr(WORKER_ATTR, report.worker)
+        trial.set_user_attr(f"{REPORT_KEY}{report.update:08d}", plain)
+        trial.report(best_report(reports).value, report.update)
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
@@ -201,10 +229,10 @@ def read_trials(journal: Path, name: str) -> list[FrozenTrial]:
     if not journal.is_file():
         raise RunError(f"{journal}: there is no journal; the run has not begun")
     try:
-        storage = optuna.storages.JournalStorage(_Journal(journal))
+        storage = optuna.storages.JournalStorage(Journal(journal))
         study = optuna.load_study(study_name=name, storage=storage)
         return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-    except (ValueError, KeyError, OSError) as error:
+    except UNREADABLE as error:
         raise RunError(f"{journal}: the study's journal cannot be read: {error}") from None
 
 
@@ -231,55 +259,17 @@ def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     }
 
 
-class _Journal(JournalFileBackend):
-    """A journal whose failed write, e.g. on a full disk, leaves no part of a line behind."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), lock_obj=_RunOwnsJournal())
-        self._path = path
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        size = self._path.stat().st_size
-        try:
-            super().append_logs(logs)
-        except OSError:
-            os.truncate(self._path, size)
-            raise
-
-
-class _RunOwnsJournal(JournalFileOpenLock):
-    """No lock of its own: one process owns the run, and a lock file would outlive a killed one."""
-
-    def __init__(self) -> None:
-        pass
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
 def _last_update(trial: FrozenTrial) -> int:
     return max(trial.intermediate_values, default=0)
 
 
-def _drop_partial_line(journal: Path) -> None:
-    """Cut off what a killed process wrote of its last line, so that the next one does not grow into it."""
-    if not journal.exists():
-        return
-    with journal.open("r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-
-
-def _open_study(journal: Path, name: str) -> optuna.Study:
+def _open_study(path: Path, name: str) -> tuple[optuna.Study, Journal, str | None]:
     try:
-        _drop_partial_line(journal)
-        storage = optuna.storages.JournalStorage(_Journal(journal))
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    except (ValueError, KeyError, OSError) as error:
+        mended = mend(path)
+        journal = Journal(path)
+        storage = optuna.storages.JournalStorage(journal)
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except UNREADABLE as error:
         logging.getLogger(__name__).debug("opening the journal", exc_info=True)
-        raise RunError(f"{journal}: the study's journal cannot be read: {error}") from None
+        raise RunError(f"{path}: the study's journal cannot be read: {error}") from None
+    return study, journal, mended

@@ -15,12 +15,15 @@ from d3tune.method.generators import load_backbone
 from d3tune.search.checkpoint import (
     Checkpoint,
     load_checkpoint,
+    load_weights,
     remove_checkpoints,
+    remove_weights,
     save_checkpoint,
+    weights_update,
 )
 from d3tune.search.jobs import TrainingJob
-from d3tune.search.reports import Report
-from d3tune.search.trial import RunningTrial
+from d3tune.search.reports import Report, best_report, make_report
+from d3tune.search.trial import RunningTrial, load_trainings
 
 
 @pytest.fixture
@@ -41,8 +44,9 @@ def checkpoint(update: int) -> Checkpoint:
 
 def test_a_checkpoint_reads_back(folder: Path) -> None:
     save_checkpoint(folder / "new" / "folder", checkpoint(7))
-    back = load_checkpoint(folder / "new" / "folder")
+    back, damaged = load_checkpoint(folder / "new" / "folder")
     assert back is not None
+    assert damaged == []
     assert back.update == 7
     assert back.reports == [{"update": 7, "value": 7.1}]
     assert back.tensors.keys() == checkpoint(7).tensors.keys()
@@ -61,7 +65,7 @@ def test_the_newest_two_are_kept_and_nothing_else_is_left(folder: Path) -> None:
         "checkpoint-00001000.json",
         "checkpoint-00001000.safetensors",
     ]
-    newest = load_checkpoint(folder)
+    newest, _ = load_checkpoint(folder)
     assert newest is not None
     assert newest.update == 1000
 
@@ -91,25 +95,30 @@ def test_of_a_damaged_newest_one_the_one_before_counts(part: str, damage: Callab
         # one flipped bit of white space or of a number is still JSON: spoil the hash itself
         manifest = folder / "checkpoint-00000020.json"
         manifest.write_text(json.dumps({"update": 20, "sha256": "0" * 64, "reports": []}), encoding="utf-8")
-    back = load_checkpoint(folder)
+    back, damaged = load_checkpoint(folder)
     assert back is not None
     assert back.update == 10
+    gone = part == ".json" and damage is Path.unlink
+    assert damaged == ([] if gone else ["checkpoint-00000020.safetensors is damaged"])
     damage(folder / "checkpoint-00000010.safetensors")
-    assert load_checkpoint(folder) is None
+    none, damaged = load_checkpoint(folder)
+    assert none is None
+    assert len(damaged) == (1 if gone else 2)
 
 
 @pytest.mark.parametrize("text", ["[]", "null", '{"update": 5}', '{"update": "x", "sha256": 1, "reports": 2}'])
 def test_a_manifest_of_another_form_is_passed_over(text: str, folder: Path) -> None:
     save_checkpoint(folder, checkpoint(3))
     (folder / "checkpoint-00000005.json").write_text(text, encoding="utf-8")
-    back = load_checkpoint(folder)
+    back, damaged = load_checkpoint(folder)
     assert back is not None
+    assert damaged == ["checkpoint-00000005.safetensors is damaged"]
     assert back.update == 3
 
 
 def test_no_checkpoint_is_none_and_removing_leaves_other_files(folder: Path) -> None:
-    assert load_checkpoint(folder) is None
-    assert load_checkpoint(folder / "absent") is None
+    assert load_checkpoint(folder) == (None, [])
+    assert load_checkpoint(folder / "absent") == (None, [])
     save_checkpoint(folder, checkpoint(3))
     (folder / "notes.txt").write_text("kept", encoding="utf-8")
     remove_checkpoints(folder)
@@ -134,11 +143,15 @@ def job(tiny: dict[str, Any]) -> TrainingJob:
 
 
 def rest(trial: RunningTrial) -> list[Report]:
-    """The reports still to come, without the time, which no two runs share."""
+    """The reports still to come, without what depends on when and where they were made."""
     reports = []
     while not trial.finished:
-        reports.append(replace(trial.next_report(), seconds=0.0))
+        reports.append(bare(trial.next_report()))
     return reports
+
+
+def bare(report: Report) -> Report:
+    return replace(report, seconds=0.0, worker={}, notes=())
 
 
 def test_a_job_travels_as_plain_values(job: TrainingJob) -> None:
@@ -151,7 +164,7 @@ def test_an_interrupted_trial_goes_on_bit_for_bit(job: TrainingJob, tmp_path: Pa
     for known in (1, 3):
         folder = tmp_path / f"cut-{known}"
         cut = RunningTrial(job, folder)
-        first = [replace(cut.next_report(), seconds=0.0) for _ in range(known)]
+        first = [bare(cut.next_report()) for _ in range(known)]
         del cut
         assert first == whole[:known]
         assert rest(RunningTrial(job, folder, known_update=first[-1].update)) == whole[known:]
@@ -179,10 +192,62 @@ def test_a_damaged_newest_checkpoint_costs_one_evaluation_only(job: TrainingJob,
     for _ in range(3):
         trial.next_report()
     flip(tmp_path / "cut" / "checkpoint-00000030.safetensors")
-    assert rest(RunningTrial(job, tmp_path / "cut", known_update=30)) == whole[2:]
+    again = RunningTrial(job, tmp_path / "cut", known_update=30)
+    first = again.next_report()
+    assert first.notes == ("checkpoint-00000030.safetensors is damaged: gone on from update 20",)
+    assert [bare(first), *rest(again)] == whole[2:]
     for path in (tmp_path / "cut").glob("*.safetensors"):
         empty(path)
-    assert rest(RunningTrial(job, tmp_path / "cut", known_update=30)) == whole
+    anew = RunningTrial(job, tmp_path / "cut", known_update=30)
+    first = anew.next_report()
+    assert first.notes == (
+        "checkpoint-00000030.safetensors is damaged: begun anew",
+        "checkpoint-00000020.safetensors is damaged: begun anew",
+    )
+    assert [bare(first), *rest(anew)] == whole
+
+
+def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(job: TrainingJob, tmp_path: Path) -> None:
+    other = replace(job, config={**job.config, "hidden_dim": 16})
+    whole = rest(RunningTrial(other, tmp_path / "whole"))
+    RunningTrial(job, tmp_path / "cut").next_report()
+    trial = RunningTrial(other, tmp_path / "cut")
+    first = trial.next_report()
+    assert first.notes == ("its checkpoint is of another device or version: begun anew",)
+    assert [bare(first), *rest(trial)] == whole
+
+
+# kept weights
+
+
+def test_kept_weights_are_those_of_the_best_evaluation_and_score_as_it_did(job: TrainingJob, tmp_path: Path) -> None:
+    trial = RunningTrial(job, tmp_path, keep_weights=True)
+    reports = [trial.next_report() for _ in range(4)]
+    assert trial.finished
+    best = best_report(reports)
+    kept = load_weights(tmp_path)
+    assert kept is not None
+    assert kept.update == weights_update(tmp_path) == best.update
+    assert not [name for name in kept.tensors if "adam/" in name]
+    trainings = job.selecting_trainings()
+    load_trainings(trainings, kept.tensors)
+    again = make_report([training.evaluate() for training in trainings], job.objective, 0.0)
+    scores = {name: value for name, value in best.metrics.items() if not name.startswith("loss/")}
+    assert again.metrics == scores
+
+
+def test_kept_weights_are_checked_and_removed(job: TrainingJob, tmp_path: Path) -> None:
+    RunningTrial(job, tmp_path, keep_weights=True).next_report()
+    flip(tmp_path / "weights.safetensors")
+    assert load_weights(tmp_path) is None
+    remove_weights(tmp_path)
+    assert weights_update(tmp_path) is None
+    assert not list(tmp_path.glob("weights*"))
+
+
+def test_no_weights_are_kept_unless_asked_for(job: TrainingJob, tmp_path: Path) -> None:
+    rest(RunningTrial(job, tmp_path))
+    assert weights_update(tmp_path) is None
 
 
 def test_a_trial_whose_last_report_alone_was_lost_is_finished(job: TrainingJob, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from d3tune.search.checkpoint import remove_checkpoints
 from d3tune.search.jobs import TrainingJob
+from d3tune.search.keeping import Keeper
+from d3tune.search.reports import Report
 from d3tune.search.study import Assignment, Ledger
 
 
@@ -32,7 +33,10 @@ class TrialQueue:
         limit: trials the search may have in all.
         job: makes the job of an assignment.
         directory: the directory of a trial number.
+        keeper: settles what stays of an ended trial.
         on_end: called with the number when a trial's outcome is in the study.
+        on_note: called with the number and one line on how a report was made.
+        trial_timeout: seconds after which a trial without a report counts as hung; None for never.
         stop: see `StopSignal`.
     """
 
@@ -40,12 +44,21 @@ class TrialQueue:
     limit: int
     job: Callable[[Assignment], TrainingJob]
     directory: Callable[[int], Path]
+    keeper: Keeper
     on_end: Callable[[int], None]
+    on_note: Callable[[int, str], None] = lambda number, line: None
+    trial_timeout: float | None = None
     stop: StopSignal = field(default_factory=StopSignal)
 
+    def report(self, number: int, report: Report) -> bool:
+        """Record an evaluation; returns whether the trial is to stop."""
+        for line in report.notes:
+            self.on_note(number, line)
+        return self.ledger.report(number, report)
+
     def end(self, number: int) -> None:
-        """Free what an ended trial no longer needs and tell whoever listens."""
-        remove_checkpoints(self.directory(number))
+        """Settle an ended trial and tell whoever listens."""
+        self.keeper.settle(number)
         self.on_end(number)
 
 

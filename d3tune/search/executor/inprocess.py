@@ -1,28 +1,80 @@
-"""The in-process executor: one trial after another, in this process, with the same ledger code."""
+"""The in-process executor: trials in this process, with the same ledger code, in real or in virtual time."""
 
+import heapq
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
+from d3tune.errors import D3TuneError
 from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import StopSignal, TrialQueue
+from d3tune.search.jobs import TrainingJob
+from d3tune.search.reports import Report
 from d3tune.search.study import Assignment
 from d3tune.search.trial import RunningTrial
 
 
+class Trial(Protocol):
+    """What is run: `RunningTrial` trains, a recorded one only repeats what was measured."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether every report was handed out."""
+
+    def next_report(self) -> Report:
+        """The next evaluation; its ``seconds`` say when, since the trial began."""
+
+
+Begin = Callable[[TrainingJob, Path, int, bool], Trial]
+
+
+@dataclass(order=True)
+class _Event:
+    """A report, or a failure, at the virtual time at which it arrives."""
+
+    time: float
+    order: int
+    assignment: Assignment = field(compare=False)
+    trial: Trial | None = field(compare=False)
+    began: float = field(compare=False)
+    result: Report | str = field(compare=False)
+
+
 class InProcessExecutor:
-    """Runs trials here and now; for tests and for machines that cannot run Ray."""
+    """Runs trials here; for tests, for simulations, and for machines that cannot run Ray.
+
+    With several workers the trials are computed one after another, but their reports arrive in the order of virtual
+    time, in which the workers run side by side and a report takes the seconds that it says.
+
+    Attributes:
+        clock: virtual seconds so far.
+    """
+
+    def __init__(self, begin: Begin | None = None, workers: int = 1) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            begin: makes a trial of a job, its directory, the last known update, and whether to keep weights; None is
+                `RunningTrial`.
+            workers: trials at once in virtual time.
+        """
+        self._begin, self._workers = begin or RunningTrial, workers
+        self.clock = 0.0
+        self._order = 0
 
     def run_trials(self, queue: TrialQueue) -> None:
         """See `Executor.run_trials`."""
-        while not queue.stop.requested:
-            if queue.stop.deadline is not None and time.monotonic() > queue.stop.deadline:
+        events: list[_Event] = []
+        while True:
+            self._fill(queue, events)
+            if not events:
                 return
-            assignment = queue.ledger.next_trial(queue.limit)
-            if assignment is None:
-                return
-            if _run(assignment, queue):
-                queue.end(assignment.number)
+            # after a stop too: what is computed is recorded
+            event = heapq.heappop(events)
+            self.clock = event.time
+            self._take(event, queue, events)
 
     def map(
         self,
@@ -44,25 +96,50 @@ class InProcessExecutor:
     def close(self) -> None:
         """Nothing was started."""
 
+    def _fill(self, queue: TrialQueue, events: list[_Event]) -> None:
+        """Give every free worker a trial."""
+        while len(events) < self._workers and not queue.stop.requested:
+            if queue.stop.deadline is not None and time.monotonic() > queue.stop.deadline:
+                return
+            assignment = queue.ledger.next_trial(queue.limit)
+            if assignment is None:
+                return
+            self._advance(assignment, None, self.clock, queue, events)
 
-def _run(assignment: Assignment, queue: TrialQueue) -> bool:
-    """Run one trial to its end; False where a stop was requested before."""
-    number, ledger = assignment.number, queue.ledger
-    trial: RunningTrial | None = None
-    while trial is None or not trial.finished:
-        if queue.stop.requested:
-            return False
+    def _take(self, event: _Event, queue: TrialQueue, events: list[_Event]) -> None:
+        number = event.assignment.number
+        if isinstance(event.result, str):
+            queue.ledger.fail(number, event.result)
+            queue.end(number)
+            return
+        if queue.report(number, event.result):
+            queue.end(number)
+        elif event.trial is not None and event.trial.finished:
+            queue.ledger.complete(number)
+            queue.end(number)
+        elif not queue.stop.requested:
+            self._advance(event.assignment, event.trial, event.began, queue, events)
+
+    def _advance(
+        self, assignment: Assignment, trial: Trial | None, began: float, queue: TrialQueue, events: list[_Event]
+    ) -> None:
+        """Compute a trial's next report and put it where it belongs in time."""
+        result: Report | str
+        at = self.clock
         try:
-            trial = trial or RunningTrial(queue.job(assignment), queue.directory(number), assignment.known_update)
-            report = trial.next_report()
+            if trial is None:
+                directory = queue.directory(assignment.number)
+                trial = self._begin(
+                    queue.job(assignment), directory, assignment.known_update, queue.keeper.keeps_weights
+                )
+            result = trial.next_report()
+            at = max(at, began + result.seconds)
+        except D3TuneError:
+            # not the trial's fault: a disk that is full, a dataset that is gone
+            raise
         except DivergedError as error:
-            ledger.fail(number, f"diverged: {error}")
-            return True
+            result = f"diverged: {error}"
         except Exception as error:
-            ledger.fail(number, f"{type(error).__name__}: {error}")
-            return True
-        # outside the try: a study that cannot be written is no failure of the trial
-        if ledger.report(number, report):
-            return True
-    ledger.complete(number)
-    return True
+            result = f"{type(error).__name__}: {error}"
+        self._order += 1
+        heapq.heappush(events, _Event(at, self._order, assignment, trial, began, result))

@@ -8,14 +8,15 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from d3tune.config import Resources
-from d3tune.errors import D3TuneError, UsageError
+from d3tune.errors import D3TuneError, RunError, UsageError
 from d3tune.method.trainer import DivergedError
-from d3tune.search.executor import StopSignal, TrialQueue
+from d3tune.search.executor import StopSignal, TrialQueue, watchdog
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report
 from d3tune.search.trial import RunningTrial
@@ -51,6 +52,7 @@ class TrialActor(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Take a trial; the training is built in the first step, where an error becomes a result."""
         self._assignment = json.loads(config["assignment"])
+        self._directory = Path(self._assignment["directory"])
         self._trial: RunningTrial | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -60,16 +62,27 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train to the next evaluation; a failure ends the trial, not the process."""
+        timeout = self._assignment["timeout"]
         try:
-            if self._trial is None:
-                job = TrainingJob.from_dict(self._assignment["job"])
-                self._trial = RunningTrial(job, Path(self._assignment["directory"]), self._assignment["known_update"])
-            report = self._trial.next_report()
+            hung = watchdog.found(self._directory, timeout)
+            if hung is not None:
+                return {"failure": hung, "done": True}
+            with watchdog.watched(self._directory, timeout):
+                if self._trial is None:
+                    self._trial = self._begin()
+                report = self._trial.next_report()
+        except D3TuneError as error:
+            return {"fatal": str(error), "done": True}
         except DivergedError as error:
             return {"failure": f"diverged: {error}", "done": True}
         except Exception as error:
             return {"failure": f"{type(error).__name__}: {error}", "done": True}
         return {"report": json.dumps(report.to_dict()), "done": self._trial.finished}
+
+    def _begin(self) -> RunningTrial:
+        assignment = self._assignment
+        job = TrainingJob.from_dict(assignment["job"])
+        return RunningTrial(job, self._directory, assignment["known_update"], assignment["keep_weights"])
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """The trial's own directory has its checkpoints; Ray keeps none."""
@@ -85,12 +98,32 @@ class _Shell:
         return {}
 
 
+class _Fatal:
+    """What the search itself raised inside Ray, which takes every error for a trial's and goes on.
+
+    The first one ends the search: `RayExecutor.run_trials` raises it once Ray has stopped.
+    """
+
+    def __init__(self, stop: StopSignal) -> None:
+        self.error: BaseException | None = None
+        self._stop = stop
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note what is raised in the block and end the search instead."""
+        try:
+            yield
+        except BaseException as error:
+            self.error = self.error or error
+            self._stop.requested = True
+
+
 class StudySearcher(_Shell, Searcher):
     """Ray's searcher: trials come from the study, their ends go to it."""
 
-    def __init__(self, queue: TrialQueue) -> None:
+    def __init__(self, queue: TrialQueue, fatal: _Fatal) -> None:
         super().__init__()
-        self._queue = queue
+        self._queue, self._fatal = queue, fatal
         self._numbers: dict[str, int] = {}
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
@@ -101,7 +134,10 @@ class StudySearcher(_Shell, Searcher):
         """The next trial's configuration, or FINISHED."""
         queue = self._queue
         late = queue.stop.deadline is not None and time.monotonic() > queue.stop.deadline
-        assignment = None if late or queue.stop.requested else queue.ledger.next_trial(queue.limit)
+        assignment = None
+        if not late and not queue.stop.requested:
+            with self._fatal.noted():
+                assignment = queue.ledger.next_trial(queue.limit)
         if assignment is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = assignment.number
@@ -109,24 +145,34 @@ class StudySearcher(_Shell, Searcher):
             "job": queue.job(assignment).to_dict(),
             "directory": str(queue.directory(assignment.number)),
             "known_update": assignment.known_update,
+            "keep_weights": queue.keeper.keeps_weights,
+            "timeout": queue.trial_timeout,
         }
         return {"number": assignment.number, "assignment": json.dumps(payload)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how the trial ended; a trial stopped by the pruner has been told already."""
         number = self._numbers.get(trial_id)
-        if number is None:
+        # in a search that is being stopped a lost worker is no trial's fault: it goes on with the resumed search
+        if number is None or (error and self._queue.stop.requested):
             return
-        ledger = self._queue.ledger
+        with self._fatal.noted():
+            self._end(number, result, error)
+
+    def _end(self, number: int, result: dict[str, Any] | None, error: bool) -> None:
+        queue = self._queue
         if error:
-            ledger.fail(number, f"its worker process died {WORKER_FAILURES + 1} times")
+            queue.ledger.fail(number, f"its worker process died {WORKER_FAILURES + 1} times")
+        elif result is not None and "fatal" in result:
+            raise RunError(result["fatal"])
         elif result is not None and "failure" in result:
-            ledger.fail(number, result["failure"])
+            queue.ledger.fail(number, result["failure"])
         elif result is not None and "report" in result:
             # of a full budget this is the last report; of a pruned trial the study has it and ignores it
-            ledger.report(number, Report.from_dict(json.loads(result["report"])))
-            ledger.complete(number)
-        self._queue.end(number)
+            queue.report(number, Report.from_dict(json.loads(result["report"])))
+            queue.ledger.complete(number)
+        if number not in queue.ledger.running:
+            queue.end(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is on disk."""
@@ -138,13 +184,15 @@ class StudySearcher(_Shell, Searcher):
 class StudyPruner(_Shell, FIFOScheduler):
     """Ray's scheduler: reports go to the study, whose pruner says which trial stops."""
 
-    def __init__(self, queue: TrialQueue) -> None:
+    def __init__(self, queue: TrialQueue, fatal: _Fatal) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._queue = queue
+        self._queue, self._fatal = queue, fatal
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record an evaluation that is not the last one."""
-        stop = self._queue.ledger.report(trial.config["number"], Report.from_dict(json.loads(result["report"])))
+        stop = False
+        with self._fatal.noted():
+            stop = self._queue.report(trial.config["number"], Report.from_dict(json.loads(result["report"])))
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 
@@ -194,11 +242,12 @@ class RayExecutor:
 
     def run_trials(self, queue: TrialQueue) -> None:
         """See `Executor.run_trials`."""
+        fatal = _Fatal(queue.stop)
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, self._request()),
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(queue),
-                scheduler=StudyPruner(queue),
+                search_alg=StudySearcher(queue, fatal),
+                scheduler=StudyPruner(queue, fatal),
                 num_samples=-1,
                 max_concurrent_trials=self.concurrency,
                 reuse_actors=True,
@@ -215,6 +264,8 @@ class RayExecutor:
             ),
         )
         tuner.fit()
+        if fatal.error is not None:
+            raise fatal.error
 
     def map(
         self,

@@ -1,0 +1,181 @@
+"""The study's journal file: one writer, batches that are on disk whole or not at all, damage found and named."""
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import BaseJournalBackend
+
+from d3tune.errors import RunError
+
+# the operations of Optuna's journal (JournalOperation) that recovery and replay tell apart
+CREATE_TRIAL, SET_PARAM, SET_STATE, SET_USER_ATTR = 4, 5, 6, 8
+RUNNING, WAITING = 0, 4
+CONFIG_ATTR = "config"
+
+Log = dict[str, Any]
+
+
+class Journal(BaseJournalBackend):
+    """A journal that one process writes and any process reads.
+
+    There is no lock file, which would outlive a killed process: the run directory has an owner (`RunDirectory.owned`).
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or create an empty one.
+
+        Args:
+            path: of the journal.
+        """
+        self._path = path
+        self._ends = [0]
+        self._pending: list[Log] | None = None
+        self._broken = ""
+        self._lock = threading.RLock()
+        if not path.exists():
+            path.touch()
+
+    def read_logs(self, log_number_from: int) -> Iterable[Log]:
+        """See `BaseJournalBackend.read_logs`; what a batch holds back is read too."""
+        with self._lock:
+            logs = self._stored(log_number_from)
+            if self._pending:
+                logs += self._pending[max(0, log_number_from - (len(self._ends) - 1)) :]
+        return logs
+
+    def append_logs(self, logs: list[Log]) -> None:
+        """See `BaseJournalBackend.append_logs`.
+
+        Raises:
+            RunError: the file cannot be written; it is as it was before.
+        """
+        with self._lock:
+            if self._broken:
+                raise RunError(self._broken)
+            if self._pending is None:
+                self._write(logs)
+            else:
+                self._pending += logs
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Hold back what is appended and write it at the end in one piece.
+
+        Raises:
+            RunError: the file cannot be written; it is as it was before, and nothing more can be appended.
+        """
+        with self._lock:
+            assert self._pending is None, "batches do not nest"
+            self._pending = []
+        try:
+            yield
+            with self._lock:
+                self._write(self._pending)
+        except BaseException as error:
+            # the study in memory has what the file has not: it must not go on from there
+            self._broken = str(error) or f"{self._path}: the study was left in the middle of a change"
+            raise
+        finally:
+            self._pending = None
+
+    def _stored(self, start: int) -> list[Log]:
+        self._find_new_lines()
+        begin, end = self._ends[min(start, len(self._ends) - 1)], self._ends[-1]
+        with self._path.open("rb") as file:
+            file.seek(begin)
+            content = file.read(end - begin)
+        return [_parsed(line) for line in content.splitlines()]
+
+    def _find_new_lines(self) -> None:
+        with self._path.open("rb") as file:
+            file.seek(self._ends[-1])
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._ends.append(self._ends[-1] + len(line))
+
+    def _write(self, logs: list[Log]) -> None:
+        if not logs:
+            return
+        lines = [json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs]
+        size = self._ends[-1]
+        try:
+            with self._path.open("ab") as file:
+                size = file.tell()
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            _truncate(self._path, size)
+            raise RunError(
+                f"{self._path}: cannot be written: {error.strerror}; nothing is lost: mend that, then resume"
+            ) from None
+        self._find_new_lines()
+
+
+def mend(path: Path) -> str | None:
+    """Cut off what a killed process left unfinished: a part of a line, and a trial that was not wholly suggested.
+
+    Args:
+        path: of a journal whose owner is the caller.
+
+    Returns:
+        What was cut off, or None.
+
+    Raises:
+        RunError: a line in the middle is damaged.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        content = file.read()
+    keep = content.rfind(b"\n") + 1
+    what = "half a line" if keep < len(content) else None
+    begun = _unfinished_suggestion(content[:keep])
+    if begun is not None:
+        keep, what = begun, "a trial that was not wholly suggested"
+    if what is not None:
+        _truncate(path, keep)
+    return what
+
+
+def _unfinished_suggestion(content: bytes) -> int | None:
+    """Where the last trial's suggestion begins, if it has neither a configuration nor an end; else None."""
+    position, begun, trial, created = 0, None, -1, -1
+    for line in content.splitlines(keepends=True):
+        log = _parsed(line)
+        operation = log.get("op_code")
+        if operation == CREATE_TRIAL:
+            created += 1
+            if log.get("state", RUNNING) == RUNNING:
+                begun, trial = position, created
+        elif operation == SET_STATE and log.get("state") == RUNNING:
+            begun, trial = position, int(log.get("trial_id", -1))
+        elif log.get("trial_id") == trial and (
+            operation == SET_STATE or (operation == SET_USER_ATTR and CONFIG_ATTR in log.get("user_attr", {}))
+        ):
+            begun, trial = None, -1
+        position += len(line)
+    return begun
+
+
+def _parsed(line: bytes) -> Log:
+    """A line as a log.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    log = json.loads(line)
+    if not isinstance(log, dict) or not isinstance(log.get("op_code"), int):
+        raise ValueError(f"not a journal entry: {line[:60]!r}")
+    return log
+
+
+def _truncate(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+        os.fsync(file.fileno())

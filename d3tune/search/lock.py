@@ -1,0 +1,131 @@
+"""Who may write to a run directory: one process at a time, and nobody whom its owner did not let in."""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from d3tune.errors import RunError
+
+LOCK_FILE = "lock"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def owned(directory: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Own a run directory until the block ends; the kernel frees it with the process, however that ends.
+
+    The lock file names the owner. Where it still does although nobody holds the lock, that process was killed or the
+    machine went down: the directory is taken over.
+
+    Args:
+        directory: of the run.
+        say: takes one line where it is taken over.
+
+    Raises:
+        RunError: another process owns it, or it cannot be written.
+    """
+    with _opened(directory) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise RunError(f"{directory}: this file system has no locks: {error.strerror}") from None
+            raise RunError(f"{directory}: in use by {_named(_owner(file))}; wait for it, or stop it first") from None
+        dead = _owner(file)
+        if dead and say is not None:
+            say(f"taking over {directory} from {_named(dead)}, which ended without closing it")
+        try:
+            _write(file, json.dumps(_self()))
+        except OSError as error:
+            raise RunError(f"{directory}: cannot be written: {error.strerror}; mend that, then resume") from None
+        try:
+            yield
+        finally:
+            _write(file, "")
+
+
+def is_owned(directory: Path) -> bool:
+    """Whether a live process owns a run directory."""
+    try:
+        with (directory / LOCK_FILE).open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def refuse_shared(directory: Path) -> None:
+    """Refuse a run directory that others may have written: what is read from it decides what is run.
+
+    Raises:
+        RunError: another user owns it, or everyone can write to it.
+    """
+    try:
+        status = directory.stat()
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be read: {error.strerror}") from None
+    if status.st_uid != os.geteuid():
+        raise RunError(
+            f"{directory}: belongs to user {status.st_uid}, not to you ({os.geteuid()}); copy it, or change its owner"
+        )
+    if status.st_mode & stat.S_IWOTH:
+        raise RunError(f"{directory}: everyone can write to it; first: chmod o-w {directory}")
+
+
+def _opened(directory: Path) -> IO[str]:
+    try:
+        return (directory / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be written: {error.strerror}") from None
+
+
+def _self() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "boot": _boot_id(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _owner(file: IO[str]) -> dict[str, Any]:
+    """What the last owner wrote; empty where it closed the directory."""
+    file.seek(0)
+    try:
+        owner = json.loads(file.read() or "{}")
+    except ValueError:
+        return {"pid": "?"}
+    return owner if isinstance(owner, dict) else {"pid": "?"}
+
+
+def _named(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "another process"
+    place = f" on {owner['host']}" if owner.get("host") else ""
+    restarted = " (before a restart)" if owner.get("boot") not in ("", None, _boot_id()) else ""
+    since = f" since {owner['since']}" if owner.get("since") else ""
+    return f"process {owner.get('pid', '?')}{place}{since}{restarted}"
+
+
+def _write(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
