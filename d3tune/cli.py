@@ -45,6 +45,21 @@ Baselines = Annotated[bool, typer.Option("--baselines", help="Also tune and test
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; $MLFLOW_TRACKING_URI, else $D3TUNE_HOME.")]
 
 
+def _show_version(asked: bool) -> None:
+    from d3tune import __version__
+
+    if asked:
+        _print(f"d3tune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show it.")] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 @app.command()
 def search(
     dataset: Annotated[str, typer.Option(help="hanzi (embedded), flo, cub, awa1, … or a folder's name.")],
@@ -110,7 +125,7 @@ def search(
         pruner=pruner,
         run_dir=run_dir,
     )
-    run, new = prepare_run(request)
+    run, new = prepare_run(request, say)
     say(f"{'run' if new else 'going on with run'} {run.path}")
     _carry_out(run, plan, as_json)
 

@@ -136,9 +136,15 @@ def dataset_text(summary: "DatasetSummary") -> str:
 
 
 def doctor_text(findings: Sequence["Finding"]) -> str:
-    """The examination, problems marked."""
-    cells = [["✗" if finding.problem else "✓", finding.what, finding.state] for finding in findings]
+    """The examination, problems and notes marked."""
+    cells = [[_mark(finding), finding.what, finding.state] for finding in findings]
     return _table(["", "what", "state"], cells)
+
+
+def _mark(finding: "Finding") -> str:
+    if finding.problem:
+        return "✗"
+    return "!" if finding.note else "✓"
 
 
 def _outcome_table(outcome: "Outcome") -> str:

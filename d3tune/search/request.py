@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -46,8 +46,12 @@ class Request:
     run_dir: Path | None = None
 
 
-def prepare_run(request: Request) -> tuple[RunDirectory, bool]:
+def prepare_run(request: Request, say: Callable[[str], None] | None = None) -> tuple[RunDirectory, bool]:
     """Resolve a request and create its run directory, or open the one of the same search.
+
+    Args:
+        request: what the user asked for.
+        say: takes one line on what the overrides of the user's own space replace.
 
     Returns:
         The run and whether it is new.
@@ -60,7 +64,7 @@ def prepare_run(request: Request) -> tuple[RunDirectory, bool]:
     dataset = find_dataset(request.dataset, request.data_dir, request.semantics)
     search = _search_config(request, dataset)
     make_sampler(search.sampler, 0, 0)
-    space = _resolved_space(request, dataset, backbone.config)
+    space = _resolved_space(request, dataset, backbone.config, say)
     return create_run(request.run_dir, search, prepared_path(dataset), space)
 
 
@@ -204,8 +208,11 @@ def _search_config(request: Request, dataset: GZSLDataset) -> SearchConfig:
         raise UsageError(f"{option} {fault['input']}: {fault['msg']}") from None
 
 
-def _resolved_space(request: Request, dataset: GZSLDataset, config: type[TrialConfig]) -> Space:
-    space = load_space(request.backbone, config, dataset.name, dataset.features.shape[1], request.space)
+def _resolved_space(
+    request: Request, dataset: GZSLDataset, config: type[TrialConfig], say: Callable[[str], None] | None
+) -> Space:
+    told = say if request.space is not None else None
+    space = load_space(request.backbone, config, dataset.name, dataset.features.shape[1], request.space, told)
     settings = parse_settings(request.settings, config, space.fixed)
     space = _with_warm_starts(space, request.warm_start, config)
     points = tuple(
@@ -232,7 +239,16 @@ def _warm_start_file(path: Path, space: Space, config: type[TrialConfig]) -> War
     values = document.get("config")
     if not isinstance(values, dict):
         raise UsageError(f"{path}: no 'config' mapping; --warm-start takes shipped, none or an exported configuration")
-    validated(config, values, str(path))
+    made_for = document.get("backbone", space.backbone)
+    try:
+        validated(config, values, str(path))
+    except UsageError:
+        if made_for == space.backbone:
+            raise
+        raise UsageError(
+            f"{path}: a configuration of backbone '{made_for}', but '{space.backbone}' is searched; "
+            f"give one of '{space.backbone}', or --backbone {made_for}"
+        ) from None
     searched = {name: values[name] for name in space.parameters if name in values}
     for name, value in searched.items():
         if not contains(space.parameters[name], value):

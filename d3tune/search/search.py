@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from d3tune.search.confirm import (
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.jobs import TrainingJob
+from d3tune.search.keeping import Keeper, bytes_used
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
 from d3tune.search.study import Assignment, Ledger, counts, reports_of, winner
@@ -48,6 +49,9 @@ class Plan:
         baselines: whether closed-form methods are tuned and tested too.
         tracking_uri: the MLflow store.
         num_gpus: logical GPUs of a private Ray; None detects the real ones.
+        trial_timeout: seconds after which a trial without a report counts as hung; None for never.
+        keep_weights: of how many of the best trials the weights are kept.
+        retry_failed: failed trials to try again under new numbers, on top of ``trials``.
     """
 
     trials: int
@@ -57,6 +61,9 @@ class Plan:
     baselines: bool
     tracking_uri: str
     num_gpus: int | None = None
+    trial_timeout: float | None = None
+    keep_weights: int = 3
+    retry_failed: int = 0
 
     def to_options(self) -> dict[str, Any]:
         """What a resume without options shall do again; the time limit was for one command alone."""
@@ -66,6 +73,8 @@ class Plan:
             "confirm_seeds": self.confirm_seeds,
             "baselines": self.baselines,
             "tracking_uri": self.tracking_uri,
+            "trial_timeout": self.trial_timeout,
+            "keep_weights": self.keep_weights,
         }
 
 
@@ -83,6 +92,8 @@ class Outcome:
         interrupted: whether a stop was requested.
         link: path of the MLflow view, appended to a server's address.
         experiment: the MLflow experiment's name.
+        mirrored: whether MLflow has everything.
+        bytes: size of the run directory.
     """
 
     run: RunDirectory
@@ -94,6 +105,8 @@ class Outcome:
     interrupted: bool = False
     link: str = ""
     experiment: str = ""
+    mirrored: bool = True
+    bytes: int = 0
 
 
 def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Outcome:
@@ -107,13 +120,18 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
 
     Raises:
         NoUsableTrialError: every trial failed.
-        D3TuneError: the dataset is gone or changed, or a trial can never fit.
+        D3TuneError: the dataset is gone or changed, a trial can never fit, or the run directory cannot be written.
     """
-    run.write_plan(plan.to_options())
     config = load_backbone(run.search.backbone).config
     _refuse_other_content(run)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
-    mirror = Mirror(plan.tracking_uri, ledger, run.search, run.uid, run.name)
+    if ledger.mended is not None:
+        say(f"{run.journal.name}: {ledger.mended} was cut off; nothing recorded is lost")
+    plan = _extended(plan, ledger, say)
+    run.write_plan(plan.to_options())
+    keeper = Keeper(ledger, run.trial, plan.keep_weights)
+    keeper.settle_all()
+    mirror = Mirror(plan.tracking_uri, ledger, run.search, run.uid, run.name, say)
     if plan.seconds is not None:
         stop.deadline = time.monotonic() + plan.seconds
     mirror.start()
@@ -121,7 +139,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
     outcome = Outcome(run, experiment=mirror.experiment_name)
     try:
         with _executor(plan, run) as executor:
-            _run_trials(run, plan, ledger, executor, stop, say)
+            _run_trials(run, plan, ledger, keeper, executor, stop, say)
             outcome.winner = winner(ledger.trials())
             outcome.counts = counts(ledger.trials())
             if not stop.requested:
@@ -136,10 +154,29 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
         outcome.counts = counts(ledger.trials())
         outcome.winner = winner(ledger.trials())
         summary = _summary(outcome, ledger, "interrupted" if stop.requested else state)
-        run.write_summary(summary)
-        _finish_mirror(mirror, run, summary, say)
+        _write_summary(run, summary, say)
+        outcome.mirrored = _finish_mirror(mirror, run, summary, say)
     outcome.link = mirror.link()
+    outcome.bytes = bytes_used(run.path)
     return outcome
+
+
+def _extended(plan: Plan, ledger: Ledger, say: Say) -> Plan:
+    """The plan with failed trials enqueued again, and with no fewer trials than there are."""
+    again = ledger.retry_failed(plan.retry_failed) if plan.retry_failed else []
+    if again:
+        say(f"trying again what failed: {', '.join(str(number) for number in again)}")
+    there = len(ledger.trials())
+    if plan.trials < there:
+        say(f"{there} trials are there already; {plan.trials} in all adds none")
+    return replace(plan, trials=max(plan.trials, there) + len(again))
+
+
+def _write_summary(run: RunDirectory, summary: dict[str, Any], say: Say) -> None:
+    try:
+        run.write_summary(summary)
+    except OSError as error:
+        say(f"{run.path}: the summary cannot be written: {error.strerror}; the study is whole")
 
 
 def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
@@ -198,10 +235,12 @@ def dataset_identity(run: RunDirectory) -> dict[str, str]:
     }
 
 
-def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any], say: Say) -> None:
-    missed = mirror.finish(summary["state"], _parent_metrics(summary), _artifacts(run))
+def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any], say: Say) -> bool:
+    patience = 2.0 if summary["state"] == "interrupted" else 15.0
+    missed = mirror.finish(summary["state"], _parent_metrics(summary), _artifacts(run), patience)
     if missed is not None:
         say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: d3tune sync {run.path}")
+    return missed is None
 
 
 def _artifacts(run: RunDirectory) -> list[Path]:
@@ -222,20 +261,28 @@ def _executor(plan: Plan, run: RunDirectory) -> Iterator[Executor]:
         executor.close()
 
 
-def _run_trials(run: RunDirectory, plan: Plan, ledger: Ledger, executor: Executor, stop: StopSignal, say: Say) -> None:
+def _run_trials(
+    run: RunDirectory, plan: Plan, ledger: Ledger, keeper: Keeper, executor: Executor, stop: StopSignal, say: Say
+) -> None:
     def job(assignment: Assignment) -> TrainingJob:
         return training_job(run, assignment.config, plan.resources)
 
     def on_end(number: int) -> None:
         say(_trial_line(ledger.trials(), number, plan.trials, run.search.searched_metric))
 
-    executor.run_trials(TrialQueue(ledger, plan.trials, job, run.trial, on_end, stop))
+    def on_note(number: int, line: str) -> None:
+        say(f"trial {number:>3}  {line}")
+
+    executor.run_trials(
+        TrialQueue(ledger, plan.trials, job, run.trial, keeper, on_end, on_note, plan.trial_timeout, stop)
+    )
 
 
 def _trial_line(trials: list[FrozenTrial], number: int, planned: int, metric: str) -> str:
     trial = next(item for item in trials if item.number == number)
     reports = reports_of(trial)
-    text = f"trial {number:>3}/{planned}  {trial.state.name.lower():<8}"
+    ended = sum(item.state.is_finished() for item in trials)
+    text = f"trial {number:>3}  {ended:>3}/{planned}  {trial.state.name.lower():<8}"
     if trial.state == TrialState.FAIL:
         return f"{text}  {trial.user_attrs.get('failure', '')}"
     best = best_report(reports)
@@ -264,7 +311,7 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     run, trial = outcome.run, outcome.winner
     seeds = confirmation_seeds(run.search.seed, plan.confirm_seeds)
     value = f"{run.search.searched_metric} {trial.value:.3f}"
-    say(f"confirming trial {trial.number} ({value}) with {len(seeds)} fresh seeds")
+    say(_confirming(run.read_summary() or {}, trial.number, value, len(seeds)))
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
@@ -273,6 +320,17 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     source = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
     document = configuration_document(job, dataset_identity(run), outcome.selection, outcome.test, source)
     write_text(run.best, dump_yaml(document))
+
+
+def _confirming(earlier: Mapping[str, Any], number: int, value: str, n_seeds: int) -> str:
+    test = earlier.get("test")
+    if test is None or earlier.get("confirmed_trial") != number:
+        return f"confirming trial {number} ({value}) with {n_seeds} fresh seeds"
+    before = len(test["H_per_seed"])
+    if before == n_seeds:
+        return f"confirmed already: trial {number} ({value}) with {n_seeds} seeds"
+    figure = f"{test['protocol']} H {test['H']['mean']:.3f} over {before} seeds"
+    return f"confirming trial {number} ({value}) with {n_seeds} seeds, in place of {figure}"
 
 
 def _baselines(run: RunDirectory, plan: Plan, executor: Executor, stop: StopSignal, say: Say) -> list[dict[str, Any]]:

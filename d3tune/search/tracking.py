@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlparse
@@ -35,6 +35,8 @@ SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databrick
 RUN_TAG, TRIAL_TAG, STATE_TAG = "d3tune.run", "d3tune.trial", "d3tune.state"
 PARENT_TAG = "mlflow.parentRunId"
 SYNC_SECONDS = 3.0
+RETRY_SECONDS = 1.0
+# an MLflow batch holds 1000 entities, 100 of them parameters
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 STATUS = {
@@ -90,7 +92,15 @@ class Mirror:
     it. It reads the study only; what it misses now it writes at the next `sync`.
     """
 
-    def __init__(self, uri: str, ledger: Ledger, search: SearchConfig, uid: str, name: str) -> None:
+    def __init__(
+        self,
+        uri: str,
+        ledger: Ledger,
+        search: SearchConfig,
+        uid: str,
+        name: str,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         """Prepare; nothing is opened before the first `sync`.
 
         Args:
@@ -99,8 +109,11 @@ class Mirror:
             search: names the experiment and the runs.
             uid: the run's identity.
             name: the run directory's name.
+            say: takes one line when the store stops taking what is written, and one when it takes it again.
         """
         self.uri = uri
+        self._say = say or (lambda line: None)
+        self._lagging = False
         self._ledger, self._search, self._uid, self._name = ledger, search, uid, name
         self._client: MlflowClient | None = None
         self._experiment = ""
@@ -131,7 +144,7 @@ class Mirror:
                 self.sync()
             except Exception as error:
                 if "locked" in str(error):
-                    log.debug("the store is locked; the mirror tries again", exc_info=True)
+                    self._note(error)
                 else:
                     raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {_first_line(error)}") from None
         self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
@@ -150,28 +163,38 @@ class Mirror:
                 self._client = None
                 raise
 
-    def finish(self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path] = ()) -> str | None:
+    def finish(
+        self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path] = (), patience: float = 15.0
+    ) -> str | None:
         """Stop the thread, write the rest and close the parent.
 
         Args:
             state: ``done``, ``interrupted`` or ``failed``; any trial still running is marked interrupted.
             metrics: of the parent: best ``val/H`` and the confirmed ``test/…``.
             artifacts: files to attach to the parent.
+            patience: seconds to go on trying.
 
         Returns:
             Why the store is not complete, or None where it is.
         """
+        end = time.monotonic() + patience
         self._ending = True
         self._wake.set()
         if self._thread is not None:
-            self._thread.join()
-        try:
-            self.sync()
-            self._close(state, metrics, artifacts)
-        except Exception as error:
-            log.debug("closing the MLflow runs", exc_info=True)
-            return _first_line(error)
-        return None
+            self._thread.join(patience)
+            if self._thread.is_alive():
+                return f"no answer within {patience:g} s"
+        while True:
+            try:
+                self.sync()
+                self._close(state, metrics, artifacts)
+            except Exception as error:
+                log.debug("closing the MLflow runs", exc_info=True)
+                if time.monotonic() > end:
+                    return _first_line(error)
+                time.sleep(min(RETRY_SECONDS, patience))
+            else:
+                return None
 
     def _close(self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
         client = self._opened()
@@ -179,10 +202,9 @@ class Mirror:
             if self._closed.get(number) is None:
                 client.set_tag(run_id, STATE_TAG, "INTERRUPTED")
                 client.set_terminated(run_id, "KILLED")
-        self._log_metrics(self._parent, [(key, value, 0) for key, value in metrics.items()])
+        _log(client, self._parent, [(key, value, 0) for key, value in metrics.items()], tags={STATE_TAG: state})
         for path in artifacts:
             client.log_artifact(self._parent, str(path))
-        client.set_tag(self._parent, STATE_TAG, state)
         client.set_terminated(self._parent, PARENT_STATUS[state])
 
     def link(self) -> str:
@@ -201,8 +223,20 @@ class Mirror:
             self._wake.wait(SYNC_SECONDS)
             try:
                 self.sync()
-            except Exception:
-                log.debug("MLflow did not take the last batch; it is written with the next", exc_info=True)
+            except Exception as error:
+                self._note(error)
+            else:
+                self._note(None)
+
+    def _note(self, error: Exception | None) -> None:
+        """Say once that the store takes nothing, and once that it does again."""
+        if error is not None:
+            log.debug("MLflow did not take the last batch; it is written with the next", exc_info=error)
+        if error is not None and not self._lagging:
+            self._say(f"MLflow at {self.uri} takes nothing now ({_first_line(error)}); the search goes on without it")
+        elif error is None and self._lagging:
+            self._say(f"MLflow at {self.uri} answers again and has everything")
+        self._lagging = error is not None
 
     def _opened(self) -> "MlflowClient":
         assert self._client is not None
@@ -227,7 +261,7 @@ class Mirror:
         if not self._parent:
             self._parent = self._create(client, f"{self._search.backbone}-s{self._search.seed}", {})
             params = {f"search.{key}": value for key, value in self._search.model_dump().items()}
-            self._log_params(client, self._parent, params)
+            _log(client, self._parent, params=params)
         else:
             client.update_run(self._parent, status="RUNNING")
         self._client = client
@@ -253,7 +287,7 @@ class Mirror:
         run_id = run.info.run_id
         self._children[number] = run_id
         state = run.data.tags.get(STATE_TAG, "")
-        if state in {item.name for item in STATUS if item != TrialState.RUNNING}:
+        if state in TrialState.__members__ and run.info.status == STATUS.get(TrialState[state]):
             self._closed[number] = state
             return
         history = client.get_metric_history(run_id, self._search.best_metric)
@@ -274,9 +308,6 @@ class Mirror:
             tags = {TRIAL_TAG: str(trial.number), PARENT_TAG: self._parent}
             name = f"{self._search.backbone}-t{trial.number:03d}"
             self._children[trial.number] = self._create(client, name, tags)
-        if trial.number not in self._with_params:
-            self._log_params(client, self._children[trial.number], trial_params(trial))
-            self._with_params.add(trial.number)
         run_id = self._children[trial.number]
         reports = reports_of(trial)
         fresh = [report for report in reports if report.update > self._written.get(trial.number, 0)]
@@ -286,30 +317,39 @@ class Mirror:
             for report, so_far in zip(fresh, best, strict=True)
             for key, value in {**report.metrics, self._search.best_metric: so_far}.items()
         ]
-        self._log_metrics(run_id, rows)
+        params = {} if trial.number in self._with_params else trial_params(trial)
+        ended = trial.state != TrialState.RUNNING
+        tags = {STATE_TAG: trial.state.name} if ended else {}
+        if "failure" in trial.user_attrs:
+            tags["d3tune.failure"] = trial.user_attrs["failure"]
+        _log(client, run_id, rows, params, tags)
+        self._with_params.add(trial.number)
         self._written[trial.number] = max((report.update for report in reports), default=0)
-        if trial.state != TrialState.RUNNING:
-            if "failure" in trial.user_attrs:
-                client.set_tag(run_id, "d3tune.failure", trial.user_attrs["failure"])
+        if ended:
+            # last: a later process takes a run with the tag and this status for finished
             client.set_terminated(run_id, STATUS[trial.state])
-            # last, since a later process takes a run with this tag for finished
-            client.set_tag(run_id, STATE_TAG, trial.state.name)
             self._closed[trial.number] = trial.state.name
 
-    def _log_metrics(self, run_id: str, rows: Sequence[tuple[str, float, int]]) -> None:
-        from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for key, value, step in rows if math.isfinite(value)]
-        for start in range(0, len(metrics), METRICS_PER_BATCH):
-            self._opened().log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+def _log(
+    client: "MlflowClient",
+    run_id: str,
+    rows: Sequence[tuple[str, float, int]] = (),
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Metrics as (name, value, step), parameters and tags in as few calls as MLflow's limits allow."""
+    from mlflow.entities import Metric, Param, RunTag
 
-    def _log_params(self, client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        rows = [Param(key, str(value)) for key, value in params.items()]
-        for start in range(0, len(rows), PARAMS_PER_BATCH):
-            client.log_batch(run_id, params=rows[start : start + PARAMS_PER_BATCH])
+    now = int(time.time() * 1000)
+    metrics = [Metric(key, value, now, step) for key, value, step in rows if math.isfinite(value)]
+    pairs = [Param(key, str(value)) for key, value in (params or {}).items()]
+    labels = [RunTag(key, value) for key, value in (tags or {}).items()]
+    while metrics or pairs or labels:
+        n_pairs = min(len(pairs), PARAMS_PER_BATCH)
+        n_metrics = min(len(metrics), METRICS_PER_BATCH - n_pairs - len(labels))
+        client.log_batch(run_id, metrics=metrics[:n_metrics], params=pairs[:n_pairs], tags=labels)
+        metrics, pairs, labels = metrics[n_metrics:], pairs[n_pairs:], []
 
 
 def _first_line(error: Exception) -> str:

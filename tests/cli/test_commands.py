@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import typer
 
+import d3tune as package
 from d3tune.cli import app
+from d3tune.yamlfile import read_yaml
 
 # MLflow on SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -101,18 +103,41 @@ def test_hanzi_is_checked(d3tune: Command) -> None:
     assert end.err == ""
 
 
-def test_the_doctor_examines(d3tune: Command, isolated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    end = d3tune("doctor", "--json")
-    assert end.code == 0
-    findings = {finding["what"]: finding for finding in json.loads(end.out)}
-    assert findings["D3TUNE_HOME"]["state"] == str(isolated)
-    assert not any(finding["problem"] for finding in findings.values())
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("D3TUNE_HOME", str(tmp_path / "file"))
-    end = d3tune("doctor")
-    assert end.code == 1
-    assert "✗" in end.out
-    assert str(tmp_path / "file") in end.out
+def test_the_version_is_printed(d3tune: Command) -> None:
+    end = d3tune("--version")
+    assert (end.code, end.out, end.err) == (0, f"d3tune {package.__version__}\n", "")
+
+
+def test_python_users_see_what_is_offered_before_anything_heavy_is_loaded() -> None:
+    code = """
+import sys
+import d3tune
+print(*dir(d3tune))
+heavy = sorted({"torch", "ray", "mlflow", "optuna", "pandas", "numpy"} & set(sys.modules))
+assert not heavy, heavy
+"""
+    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert end.returncode == 0, end.stderr
+    assert {"load_run", "leaderboard", "__version__"} <= set(end.stdout.split())
+
+
+def test_a_space_of_ones_own_says_what_its_overrides_replace(
+    d3tune: Command, tiny: tuple[str, ...], with_store: Path, tmp_path: Path
+) -> None:
+    space = tmp_path / "mine.yaml"
+    space.write_text(
+        "backbone: gan\nfixed: {head_lr: .001}\nparameters: {generator_lr: {low: .001, high: .01}}\n"
+        "overrides: [{scope: {max_features: 512}, fixed: {head_lr: .002, batch_size: 64}}]\n",
+        encoding="utf-8",
+    )
+    run = tmp_path / "run"
+    end = d3tune(*LOCAL, *tiny, "--trials", "1", "--time", "0s", "--run-dir", run, "--space", space)
+    assert "override" not in end.out
+    (line,) = [line for line in end.err.splitlines() if "override" in line]
+    assert line == f"{space}: the override for max_features 512 covers hanzi/0 and replaces what is above it: head_lr"
+    assert read_yaml(run / "run.yaml")["space"]["fixed"]["head_lr"] == 0.002
+    shipped = d3tune(*LOCAL, *tiny, "--trials", "1", "--time", "0s")
+    assert "override" not in shipped.err
 
 
 def test_a_search_prints_table_winner_and_paths(

@@ -1,5 +1,6 @@
 """What a user may get wrong: one line on stderr, the right exit code, and no run left behind."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,10 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "check of a strange name": (("data", "check", "../.."), 2, ("not a dataset name",)),
     "simulation of an unknown one": (("data", "simulate", "out", "--like", "flow"), 2, ("'flow'", "'flo'")),
     "simulation of no rows": (("data", "simulate", "out", "--like", "flo", "--rows", "0"), 2, ("rows",)),
+    "list of nowhere": (("data", "list", "--data-dir", "nowhere"), 2, ("--data-dir nowhere", "No such file")),
+    "check in nowhere": (("data", "check", "hanzi", "--data-dir", "nowhere"), 2, ("--data-dir nowhere",)),
+    "examination of nowhere": (("doctor", "--data-dir", "nowhere"), 2, ("--data-dir nowhere", "folder")),
+    "search in nowhere": ((*SEARCH, "--data-dir", "nowhere"), 2, ("--data-dir nowhere",)),
     "page at no port": (("ui", "--port", "0"), 2, ("--port",)),
     "page of no store": (("ui", "--tracking-uri", "ftp://x"), 2, ("ftp://x",)),
 }
@@ -147,6 +152,47 @@ def test_the_nearest_run_is_named(d3tune: Command, isolated: Path) -> None:
     assert "did you mean 'hanzi-0-gan-s0-abcdef'?" in end.err
 
 
+CONFIG = (
+    "dataset: hanzi\nbackbone: {backbone}\nconfig: {{updates: 2, evaluations: 1, hidden_dim: 8, heads: [softmax], "
+    "teacher_epochs: 1, head_epochs: 1, n_synthetic_final: 1{more}}}\n"
+)
+
+
+def test_a_folder_of_datasets_that_is_a_file_or_not_there(
+    d3tune: Command, tmp_path: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    config = tmp_path / "mine.yaml"
+    config.write_text(CONFIG.format(backbone="gan", more=""), encoding="utf-8")
+    commands = [SEARCH, ("train", config), ("doctor",), ("data", "list"), ("data", "check", "hanzi")]
+    for arguments in commands:
+        end = d3tune(*arguments, "--data-dir", tmp_path / "file")
+        assert_refused(end, 2, (f"--data-dir {tmp_path / 'file'}", "Not a directory"), isolated)
+    monkeypatch.setenv("D3TUNE_DATA", str(tmp_path / "absent"))
+    for arguments in commands:
+        assert_refused(d3tune(*arguments), 2, (f"D3TUNE_DATA {tmp_path / 'absent'}", "No such file"), isolated)
+
+
+def test_a_warm_start_of_another_backbone_names_both(d3tune: Command, tmp_path: Path, isolated: Path) -> None:
+    config = tmp_path / "best.yaml"
+    config.write_text(CONFIG.format(backbone="vae", more=", vae_beta: 1"), encoding="utf-8")
+    end = d3tune(*SEARCH, "--backbone", "gan", "--warm-start", config)
+    assert_refused(end, 2, (str(config), "backbone 'vae'", "'gan' is searched", "--backbone vae"), isolated)
+    assert "unknown key" not in end.err
+    config.write_text(CONFIG.format(backbone="gan", more=", vae_beta: 1"), encoding="utf-8")
+    end = d3tune(*SEARCH, "--backbone", "gan", "--warm-start", config)
+    assert_refused(end, 2, (str(config), "unknown key 'vae_beta'"), isolated)
+
+
+def test_a_port_that_is_taken(program: Command, isolated: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        end = program("ui", "--port", port)
+    assert_refused(end, 1, (f"port {port}", "127.0.0.1", "--port"), isolated)
+
+
 def test_a_damaged_pair_of_files_is_named(d3tune: Command, tmp_path: Path, isolated: Path) -> None:
     folder = tmp_path / "data" / "FLO"
     folder.mkdir(parents=True)
@@ -161,11 +207,7 @@ def test_a_damaged_pair_of_files_is_named(d3tune: Command, tmp_path: Path, isola
 
 def test_a_result_that_cannot_be_written_is_said_before_training(d3tune: Command, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
-    config.write_text(
-        "dataset: hanzi\nbackbone: gan\nconfig: {updates: 2, evaluations: 1, hidden_dim: 8, heads: [softmax], "
-        "teacher_epochs: 1, head_epochs: 1, n_synthetic_final: 1}\n",
-        encoding="utf-8",
-    )
+    config.write_text(CONFIG.format(backbone="gan", more=""), encoding="utf-8")
     (tmp_path / "file").touch()
     end = d3tune("train", config, "--seeds", "1", "-o", tmp_path / "file" / "below.yaml")
     assert end.code != 0

@@ -31,5 +31,6 @@ def test_each_is_a_legal_configuration_of_a_known_dataset(
     assert name in KNOWN_NAMES
     assert path.stem == f"{document['backbone']}-{name}"
     load_backbone(document["backbone"]).config.model_validate(document["config"])
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=f"'{name}'"):
         train(path, 1, tmp_path / "empty", InProcessExecutor(), StopSignal(), lambda line: None)
