@@ -321,7 +321,7 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(
     undisturbed = RunningTrial(training_job(run, trial.user_attrs["config"], RESOURCES), tmp_path / "undisturbed")
     expected: list[Report] = []
     while not undisturbed.finished:
-        expected.append(replace(undisturbed.next_report(), seconds=0.0))
+        expected.append(replace(undisturbed.next_report(), seconds=0.0, worker={}))
     assert [replace(report, seconds=0.0) for report in reports_of(trial)] == expected
 
 
