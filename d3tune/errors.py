@@ -1,7 +1,7 @@
 """The errors a user can cause: each is one line that says what is wrong, where, and what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class D3TuneError(Exception):
@@ -49,3 +49,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""
+
+
+def one_of(option: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a value that is none of the known ones, naming the nearest.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if value not in known:
+        raise UsageError(f"{option} {value}: no such choice{nearest(value, known)}")

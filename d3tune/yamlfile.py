@@ -9,6 +9,11 @@ import yaml
 from d3tune.errors import UsageError
 
 MAX_BYTES = 5_000_000
+# far more than any configuration has: the parser's time grows with the square of the depth, its memory by 300 bytes
+# a token
+MAX_DEPTH = 50
+MAX_TOKENS = 200_000
+MAX_DIGITS = 18
 
 
 class _Loader(yaml.SafeLoader):
@@ -18,6 +23,13 @@ class _Loader(yaml.SafeLoader):
     """
 
 
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _YAML_1_1 = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _YAML_1_1]
@@ -44,14 +56,23 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    # what is longer overflows wherever it is taken for a float
+    if len(node.value) > MAX_DIGITS:
+        raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
+    return loader.construct_yaml_int(node)
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        UsageError: the file is missing, too large, not UTF-8, not YAML, or not a mapping; or it uses tags or aliases.
+        UsageError: the file is missing, too large or too deeply nested, not UTF-8, not YAML, or not a mapping; or it
+            uses tags or aliases.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -90,9 +111,16 @@ def dump_yaml(value: dict[str, Any]) -> str:
 
 
 def _load(text: str) -> Any:
-    for token in yaml.scan(text):
+    depth = 0
+    for number, token in enumerate(yaml.scan(text)):
+        line = token.start_mark.line + 1
         if isinstance(token, yaml.AliasToken | yaml.TagToken):
-            raise ValueError(f"line {token.start_mark.line + 1}: aliases (*name) and tags (!name) are not allowed")
+            raise ValueError(f"line {line}: aliases (*name) and tags (!name) are not allowed")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"line {line}: nested more than {MAX_DEPTH} deep")
+        if number > MAX_TOKENS:
+            raise ValueError(f"line {line}: more than {MAX_TOKENS} words and signs; not a configuration")
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
 
 

@@ -10,6 +10,8 @@ from d3tune.data.dataset import Rows
 from d3tune.errors import DatasetError
 
 MIN_CLASS_ROWS = 2
+HARMLESS_BYTES = 2**26
+LARGEST_EXPANSION = 100
 
 
 class Place(Protocol):
@@ -17,6 +19,23 @@ class Place(Protocol):
 
     def fail(self, key: str, problem: str) -> DatasetError:
         """An error about one key of this place."""
+
+
+def flood(claimed: int, stored: int) -> str | None:
+    """What to say of content that is a flood: far larger in memory than its bytes in the file explain.
+
+    No features that are measured pack this well: what does is a bomb, or else loses nothing by being written plainly.
+
+    Args:
+        claimed: bytes in memory.
+        stored: bytes in the file.
+
+    Returns:
+        None where it is no flood.
+    """
+    if claimed <= HARMLESS_BYTES or claimed <= LARGEST_EXPANSION * stored:
+        return None
+    return f"takes {claimed / 2**30:.1f} GiB, out of {stored} bytes; if that is right, write it without compression"
 
 
 def whole_numbers(place: Place, key: str, shape: tuple[int, ...], values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -21,6 +21,7 @@ from d3tune.files import slug, sync, writable_directory
 
 _SIMULATED_NOTE = "SIMULATED.txt"
 _KEYS = {part: part for part in PARTS}
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,11 @@ def import_dataset(
 
 
 def _check_words(name: str, feature_tag: str, semantics_kind: str) -> None:
-    if slug(name) != name or is_embedded(name):
-        raise UsageError(f"'{name}' cannot be the name of a dataset; use letters, digits, '.', '_' and '-', not hanzi")
+    if slug(name) != name or is_embedded(name) or len(name) > _LONGEST_NAME:
+        raise UsageError(
+            f"'{name}' cannot be the name of a dataset; use up to {_LONGEST_NAME} letters, digits, '.', '_' and '-', "
+            "not hanzi"
+        )
     if slug(feature_tag)[:40] != feature_tag:
         raise UsageError(f"feature tag '{feature_tag}' is wrong; use up to 40 letters, digits, '.', '_' and '-'")
     if not SEMANTICS_KIND.fullmatch(semantics_kind):

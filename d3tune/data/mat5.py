@@ -27,6 +27,7 @@ _COMPLEX = 0x0800
 # Flags, shape and name of an array lie in front of its values; this is far more than they take.
 _FRONT = 4096
 _LARGEST_DEFLATION = 1032
+_MOST_AXES = 32
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Entry:
         shape: in MATLAB's orientation.
         position: of its bytes in the file.
         length: how many bytes.
+        inflated: how many when inflated.
         compressed: whether they are deflated.
         order: ``<`` or ``>``.
     """
@@ -48,6 +50,7 @@ class Entry:
     shape: tuple[int, ...]
     position: int
     length: int
+    inflated: int
     compressed: bool
     order: str
 
@@ -148,14 +151,14 @@ class _Front:
 def _entry(head: bytes, kind: int, position: int, length: int, order: str) -> Entry:
     if kind == _COMPRESSED:
         inflated = zlib.decompressobj().decompress(head, _FRONT)
-        kind, _ = struct.unpack_from(f"{order}II", inflated)
+        kind, size = struct.unpack_from(f"{order}II", inflated)
         head, compressed = inflated[8:], True
     else:
-        compressed = False
+        size, compressed = length, False
     if kind != _MATRIX:
         raise ValueError(f"an element of type {kind} where an array should be")
     front, _ = _front(memoryview(head), order)
-    return Entry(front.name, front.kind, front.shape, position, length, compressed, order)
+    return Entry(front.name, front.kind, front.shape, position, length, size, compressed, order)
 
 
 def _front(content: memoryview, order: str) -> tuple[_Front, _Bytes]:
@@ -167,8 +170,8 @@ def _front(content: memoryview, order: str) -> tuple[_Front, _Bytes]:
         return _Front(_ascii(cursor), kind, ()), cursor
     sizes = cursor.element()[1]
     shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
-    if len(shape) < 2 or min(shape) < 0:
-        raise ValueError(f"an array has the shape {shape}")
+    if not 2 <= len(shape) <= _MOST_AXES or min(shape) < 0:
+        raise ValueError(f"an array has the shape {shape[:_MOST_AXES]}")
     return _Front(_ascii(cursor), "complex" if flags & _COMPLEX else kind, shape), cursor
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d3tune.data import mat5
+from d3tune.data.checks import flood
 from d3tune.errors import DatasetError
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ _V5_BYTES = {"double": 8, "single": 4} | {
 }
 # deflate packs at most 1032 : 1, and MATLAB stores small whole numbers of 8-byte types in one byte.
 _LARGEST_EXPANSION = 1032 * 8
+_REFERENCE_BYTES = 128
+_ELSEWHERE = "keeps its values in another file; write it again with all of them"
 
 
 class MatFile(ABC):
@@ -70,6 +73,7 @@ class MatFile(ABC):
             DatasetError: it is missing, not a plain real numeric array, or cannot be read.
         """
         self.shape(key)
+        self._refuse_flood(key)
         value = self._guarded(lambda: self._read_array(key))
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
             raise self.fail(key, f"holds {_type_name(value)} values; it must be an array of real numbers")
@@ -82,6 +86,7 @@ class MatFile(ABC):
             DatasetError: it is missing, holds anything but text, or cannot be read.
         """
         self._require(key)
+        self._refuse_flood(key)
         values = self._guarded(lambda: self._read_strings(key))
         if values is None:
             raise self.fail(key, "holds something other than text")
@@ -91,6 +96,12 @@ class MatFile(ABC):
         if key not in self.shapes:
             found = ", ".join(_printable(name)[:40] for name in sorted(self.shapes)[:20]) or "nothing"
             raise DatasetError(f"{self.path}: has no key '{key}' (found: {found}); is it the right file?")
+
+    def _refuse_flood(self, key: str) -> None:
+        claimed, stored = self._guarded(lambda: self._bytes(key))
+        fault = flood(claimed, stored)
+        if fault:
+            raise self.fail(key, fault)
 
     def _guarded(self, read: Callable[[], T]) -> T:
         try:
@@ -113,6 +124,10 @@ class MatFile(ABC):
     @abstractmethod
     def _kind(self, key: str) -> tuple[str, int]:
         """The type's name and bytes per number, 0 for anything that is not plain numbers."""
+
+    @abstractmethod
+    def _bytes(self, key: str) -> tuple[int, int]:
+        """How many bytes reading a key takes in memory, and how many it has in the file."""
 
     @abstractmethod
     def _read_array(self, key: str) -> Any: ...
@@ -149,6 +164,10 @@ class _Version5(MatFile):
         kind = self._entries[key].kind
         return kind, _V5_BYTES.get(kind, 0)
 
+    def _bytes(self, key: str) -> tuple[int, int]:
+        entry = self._entries[key]
+        return entry.inflated, entry.length
+
     def _read_array(self, key: str) -> Any:
         return mat5.read_numbers(self.path, self._entries[key])
 
@@ -172,6 +191,12 @@ class _Version73(MatFile):
                 return matlab or _type_name(node), 0
             return matlab, node.dtype.itemsize
 
+    def _bytes(self, key: str) -> tuple[int, int]:
+        h5py = _h5py()
+        with self._open() as file:
+            node = file[key]
+            return (_node_bytes(node), node.id.get_storage_size()) if isinstance(node, h5py.Dataset) else (0, 0)
+
     def _read_array(self, key: str) -> Any:
         if 0 in self.shapes[key]:
             return np.zeros(self.shapes[key])
@@ -186,12 +211,18 @@ class _Version73(MatFile):
             if not isinstance(node, h5py.Dataset):
                 return None
             if _matlab_class(node) == "char":
-                return [_characters(node)]
+                return [_characters(node)] if node.dtype.kind == "u" else None
             if node.dtype != h5py.ref_dtype:
                 return None
             targets = [file[reference] for reference in node[()].ravel()]
             if not all(isinstance(target, h5py.Dataset) and target.dtype.kind == "u" for target in targets):
                 return None
+            if any(map(_elsewhere, targets)):
+                raise self.fail(key, _ELSEWHERE)
+            # one target may be meant many times
+            fault = flood(sum(map(_node_bytes, targets)), self.path.stat().st_size)
+            if fault:
+                raise self.fail(key, fault)
             return [_characters(target) for target in targets]
 
     def _open(self) -> Any:
@@ -204,8 +235,8 @@ class _Version73(MatFile):
         node = file[key]
         if not isinstance(node, h5py.Dataset):
             return ()
-        if node.external or node.is_virtual:
-            raise self.fail(key, "keeps its values in another file; write it again with all of them")
+        if _elsewhere(node):
+            raise self.fail(key, _ELSEWHERE)
         if node.attrs.get("MATLAB_empty", 0):
             return (0, 0)
         return tuple(reversed(node.shape))
@@ -217,6 +248,16 @@ def _h5py() -> Any:
     except ImportError:
         raise DatasetError("a MATLAB v7.3 file needs h5py to be read; run: pip install 'd3tune[mat73]'") from None
     return h5py
+
+
+def _elsewhere(node: Any) -> bool:
+    return bool(node.external) or node.is_virtual
+
+
+def _node_bytes(node: Any) -> int:
+    """Bytes in memory of a dataset's values, or of one of its chunks where that is larger than all of them."""
+    values = max(math.prod(node.shape or ()), math.prod(node.chunks or (0,)))
+    return int(values) * (_REFERENCE_BYTES if node.dtype.kind == "O" else node.dtype.itemsize)
 
 
 def _matlab_class(node: Any) -> str:

@@ -30,6 +30,18 @@ _ROWS = ("trainval", "test_seen", "test_unseen", "train", "val")
 _OPTIONAL = ("train", "val")
 _TYPES = {"features": np.float32, "semantics": np.float32}
 _ABANDONED_AFTER = 24 * 3600.0
+# what a damaged file makes json and numpy raise; too deep a nesting is a RecursionError
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    SyntaxError,
+    EOFError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def prepare(dataset: GZSLDataset) -> GZSLDataset:
@@ -41,7 +53,7 @@ def prepare(dataset: GZSLDataset) -> GZSLDataset:
         DatasetError: it cannot be written, or a damaged folder is in the way.
     """
     folder = _root() / f"{slug(dataset.name)}-{dataset.content_hash[:12]}"
-    if not folder.exists():
+    if not _is_folder(folder):
         try:
             _write(dataset, folder)
         except OSError as error:
@@ -95,6 +107,7 @@ def _open(path: Path, meta: dict[str, Any], *, verify: bool) -> GZSLDataset:
         raise ValueError(f"format {meta['format']}, not {FORMAT}")
     names = [name for name in ARRAYS if name not in _OPTIONAL or name in meta["digests"]]
     arrays = {name: _map(path, name, meta, verify=verify) for name in names}
+    _check_fit(arrays, meta)
     identity = content_hash(meta["digests"], meta["class_names"], meta["semantics_id"], meta["feature_tag"])
     if identity != meta["content_hash"] or sorted(names) != sorted(meta["digests"]):
         raise ValueError("the content is not that of its hash")
@@ -116,6 +129,27 @@ def _open(path: Path, meta: dict[str, Any], *, verify: bool) -> GZSLDataset:
     )
 
 
+def _check_fit(arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]) -> None:
+    """Refuse numbers that point nowhere: whoever wrote the folder could also compute its digests."""
+    features, labels, semantics = arrays["features"], arrays["labels"], arrays["semantics"]
+    names = [*meta["class_names"], meta["semantics_id"], meta["feature_tag"], meta["name"]]
+    rows = [arrays[name] for name in _ROWS if name in arrays]
+    fits = (
+        features.ndim == semantics.ndim == 2
+        and labels.shape == features.shape[:1]
+        and len(meta["class_names"]) == len(semantics)
+        and all(isinstance(name, str) for name in names)
+        and _within(labels, len(semantics))
+        and all(_within(part, len(labels)) for part in rows)
+    )
+    if not fits:
+        raise ValueError("its arrays do not fit together")
+
+
+def _within(numbers: npt.NDArray[Any], size: int) -> bool:
+    return numbers.ndim == 1 and numbers.size > 0 and numbers.min() >= 0 and numbers.max() < size
+
+
 def _map(path: Path, name: str, meta: dict[str, Any], *, verify: bool) -> npt.NDArray[Any]:
     array: npt.NDArray[Any] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     if array.dtype != _TYPES.get(name, np.int64) or list(array.shape) != meta["shapes"][name]:
@@ -128,13 +162,20 @@ def _map(path: Path, name: str, meta: dict[str, Any], *, verify: bool) -> npt.ND
 def _guarded(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, SyntaxError, EOFError) as error:
-        if not path.is_dir():
+    except _UNREADABLE as error:
+        if not _is_folder(path):
             raise DatasetError(f"there is no prepared dataset in {path}; name the dataset instead") from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DatasetError(
             f"the prepared dataset in {path} is damaged ({' '.join(reason.split())}); delete it and run again"
         ) from None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _write(dataset: GZSLDataset, folder: Path) -> None:
@@ -200,6 +241,6 @@ def _remembered(entry: Path) -> Path | None:
     """The folder an index entry leads to; with anything wrong in the entry, the pair is just read again."""
     try:
         folder = entry.parent.parent / slug(json.loads(entry.read_text(encoding="utf-8"))["prepared"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except _UNREADABLE:
         return None
-    return folder if folder.is_dir() else None
+    return folder if _is_folder(folder) else None

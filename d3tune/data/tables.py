@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from d3tune.data.checks import flood
 from d3tune.errors import DatasetError, nearest
 
 T = TypeVar("T")
@@ -133,7 +134,12 @@ def _load_npz(path: Path, known: list[str]) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         unknown = [name for name in file.files if name not in known]
         if unknown:
-            raise DatasetError(f"{path}: has an unknown key '{unknown[0]}'{nearest(unknown[0], known)}")
+            name = "".join(filter(str.isprintable, unknown[0]))[:40]
+            raise DatasetError(f"{path}: has an unknown key '{name}'{nearest(name, known)}")
+        # before anything is inflated; members may overlap, so that the file's own size is what counts
+        fault = flood(sum(member.file_size for member in file.zip.infolist()), path.stat().st_size)
+        if fault:
+            raise DatasetError(f"{path}: {fault}")
         return {key: file[key] for key in file.files}
 
 
@@ -154,6 +160,9 @@ def _plain(array: Any, path: Path, key: str) -> Array:
     """The array itself, bytes decoded; anything but numbers and texts is refused."""
     if not isinstance(array, np.ndarray):
         raise DatasetError(f"{path}: '{key}' is not an array; write the file by numpy.savez")
+    if array.dtype.itemsize == 0:
+        # a few bytes of file could claim any number of them
+        raise DatasetError(f"{path}: '{key}' holds values of no size; write the file by numpy.savez")
     if array.dtype.kind == "S":
         return _guarded(path, lambda: np.char.decode(array, "utf-8"))
     if array.dtype.kind not in "biufU":
@@ -170,8 +179,8 @@ def _read_text(what: str, path: Path) -> dict[str, Array]:
     cells = _single_column(lines, path, _HEADERS[what])
     if what == "splits":
         named = set(cells) <= {*PARTS, UNUSED}
-        return {"parts": np.array(cells)} if named else {"unseen_classes": _numbers_or_texts(cells)}
-    return {what: np.array(cells) if what == "class_names" else _numbers_or_texts(cells)}
+        return {"parts": np.array(cells)} if named else {"unseen_classes": _numbers_or_texts(cells, path)}
+    return {what: _texts(cells, path) if what == "class_names" else _numbers_or_texts(cells, path)}
 
 
 def _read_matrix(path: Path) -> Array:
@@ -209,7 +218,7 @@ def _read_semantics(lines: list[list[str]], path: Path) -> dict[str, Array]:
                 f"{path}: 'semantics' has {len(vector)} values in class {number}, {len(vectors[0])} before"
             )
     content: dict[str, Array] = {"semantics": np.array(vectors, dtype=np.float64).reshape(len(vectors), -1)}
-    return content | ({"class_names": np.array(names)} if names else {})
+    return content | ({"class_names": _texts(names, path)} if names else {})
 
 
 def _single_column(lines: list[list[str]], path: Path, headers: tuple[str, ...]) -> list[str]:
@@ -220,8 +229,16 @@ def _single_column(lines: list[list[str]], path: Path, headers: tuple[str, ...])
     return cells[1:] if cells[0].lower() in headers and len(cells) > 1 else cells
 
 
-def _numbers_or_texts(cells: list[str]) -> Array:
-    return np.array(cells, dtype=np.float64) if all(map(_is_number, cells)) else np.array(cells)
+def _numbers_or_texts(cells: list[str], path: Path) -> Array:
+    return np.array(cells, dtype=np.float64) if all(map(_is_number, cells)) else _texts(cells, path)
+
+
+def _texts(cells: list[str], path: Path) -> Array:
+    """Texts as an array, where each takes the room of the longest."""
+    longest = max(map(len, cells))
+    if flood(np.dtype("U1").itemsize * longest * len(cells), sum(map(len, cells))):
+        raise DatasetError(f"{path}: holds a text of {longest} characters where a name should be")
+    return np.array(cells)
 
 
 def _is_header(cells: list[str], *, called: bool = False) -> bool:

@@ -6,9 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from d3tune.data.registry import DatasetInfo, list_datasets
-from d3tune.errors import D3TuneError
+from d3tune.errors import D3TuneError, RunError
 from d3tune.files import home
 from d3tune.results.store import store_fault
+from d3tune.search.invariants import run_faults
+from d3tune.search.lock import is_owned, was_cut_off
+from d3tune.search.run import RunDirectory, open_run
+from d3tune.search.study import counts, read_trials
 from d3tune.search.tracking import store_uri
 
 STORE_VARIABLE, OPTION = "MLFLOW_TRACKING_URI", "--tracking-uri "
@@ -40,6 +44,41 @@ def examine(data_dir: Path | None) -> list[Finding]:
     """
     datasets = [_dataset(info) for info in list_datasets(data_dir)]
     return [*_packages(), _devices(), *_places(), *datasets]
+
+
+def examine_run(name: str, tracking_uri: str | None) -> list[Finding]:
+    """Examine a run: its study, its trials' folders, its summary and what MLflow has of it must agree.
+
+    Args:
+        name: its directory or name.
+        tracking_uri: the MLflow store; None is that of the run's last command.
+
+    Raises:
+        RunError: there is no such run.
+        UsageError: the URI is wrong, or the run's backbone is not installed.
+    """
+    run = open_run(name)
+    uri = store_uri(tracking_uri or run.read_plan().get("tracking_uri"))
+    state, going_on = _run_state(run)
+    findings = [Finding("run", f"{run.path}: {state}", note=going_on)]
+    try:
+        there = counts(read_trials(run.journal, run.name))
+        findings.append(Finding("trials", ", ".join(f"{n} {state}" for state, n in there.items())))
+    except RunError:
+        # the faults below say why
+        pass
+    faults = run_faults(run, uri)
+    findings += [Finding("fault", fault, problem=True) for fault in faults]
+    return findings if faults else [*findings, Finding("study, folders, MLflow", "agree")]
+
+
+def _run_state(run: RunDirectory) -> tuple[str, bool]:
+    if is_owned(run.path):
+        return "a process is at work on it", True
+    if was_cut_off(run.path):
+        return f"cut off; go on with: d3tune resume {run.path}", True
+    state = str((run.read_summary() or {}).get("state", "not begun"))
+    return (state, False) if state == "done" else (f"{state}; go on with: d3tune resume {run.path}", True)
 
 
 def _packages() -> list[Finding]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from d3tune.data.summary import DatasetSummary
     from d3tune.results.doctor import Finding
     from d3tune.search.confirm import TestResult
+    from d3tune.search.replay import Replayed
     from d3tune.search.search import Outcome
     from d3tune.search.train import Trained
 
@@ -28,7 +29,7 @@ def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
     note = f" ({', '.join(notes)})" if notes else ""
     table = _outcome_table(outcome)
     lines = [table] if table else []
-    states = ", ".join(f"{count} {state}" for state, count in outcome.counts.items())
+    states = ", ".join(f"{n} {state}" for state, n in outcome.counts.items() if n or state != "interrupted")
     lines.append(f"trials: {states}")
     if outcome.winner is not None:
         value = f"{search.searched_metric} {outcome.winner.value:.3f}{note}"
@@ -36,12 +37,29 @@ def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
     if outcome.test is not None:
         lines.append(test_line(outcome.test))
         lines.append(f"best configuration: {outcome.run.best}")
-    lines.append(f"run: {outcome.run.path}")
+    lines.append(f"run: {outcome.run.path} ({_size(outcome.bytes)})")
+    if not outcome.mirrored:
+        return "\n".join(lines)
     lines.append(f"MLflow: experiment {outcome.experiment} in {tracking_uri}")
     if tracking_uri.startswith("http"):
         lines.append(f"  {tracking_uri.rstrip('/')}/{outcome.link}")
     else:
         lines.append(f"  d3tune ui, then http://127.0.0.1:5000/{outcome.link}")
+    return "\n".join(lines)
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
+
+
+def replay_text(replayed: "Replayed") -> str:
+    """Whether a replay gave what was recorded, and what differs."""
+    unit = "suggestions" if replayed.what == "suggestions" else "reports"
+    if not replayed.differences:
+        return f"{replayed.what}: all {replayed.compared} {unit} are equal to the record, to the last bit"
+    lines = [f"{replayed.what}: differs from the record", *(f"  {line}" for line in replayed.differences)]
+    if replayed.elsewhere:
+        lines += ["which may be because this is not where it was recorded:", *(f"  {x}" for x in replayed.elsewhere)]
     return "\n".join(lines)
 
 

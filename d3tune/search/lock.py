@@ -64,6 +64,17 @@ def is_owned(directory: Path) -> bool:
     return False
 
 
+def was_cut_off(directory: Path) -> bool:
+    """Whether the last owner of a run directory ended without closing it, and nobody has taken it over."""
+    if is_owned(directory):
+        return False
+    try:
+        with (directory / LOCK_FILE).open("r", encoding="utf-8") as file:
+            return bool(_owner(file))
+    except OSError:
+        return False
+
+
 def refuse_shared(directory: Path) -> None:
     """Refuse a run directory that others may have written: what is read from it decides what is run.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,8 +14,10 @@ from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault
 from d3tune.errors import RunError, nearest
-from d3tune.files import home, slug, writable_directory, write_json, write_new
+from d3tune.files import home, slug, writable_directory, write_json, write_new, write_text
+from d3tune.search.extending import Extension, differences, incompatible, shortened
 from d3tune.search.lock import owned, refuse_shared
+from d3tune.search.study import read_trials
 from d3tune.space import Space, space_from_dict
 from d3tune.yamlfile import dump_yaml, read_yaml
 
@@ -38,6 +40,7 @@ class RunDirectory:
         search: what is searched; never changes.
         dataset_path: the prepared dataset.
         space: the frozen raw space, see `load_space`.
+        extensions: what the search was before it was extended, the earliest first.
     """
 
     path: Path
@@ -47,6 +50,12 @@ class RunDirectory:
     search: SearchConfig
     dataset_path: Path
     space: dict[str, Any]
+    extensions: tuple[Extension, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this search and no other: the frozen search and space, as plain values."""
+        return {"search": self.search.model_dump(mode="json"), "space": self.space}
 
     @property
     def journal(self) -> Path:
@@ -139,19 +148,46 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
         raise RunError(f"{path}: is not empty and not a run; give another --run-dir")
     writable_directory(path, "give another --run-dir")
     refuse_shared(path)
-    document = {
-        "format": FORMAT,
-        "uid": secrets.token_hex(8),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dataset_path": str(dataset_path),
-        **identity,
-    }
+    uid, created = secrets.token_hex(8), _now()
+    document = _document(uid, created, dataset_path, identity, ())
     if not write_new(path / RUN_FILE, dump_yaml(document)):
         # the same command at the same moment was first
         run = open_run(str(path))
         _refuse_difference(run, identity)
         return run, False
     return open_run(str(path)), True
+
+
+def extend_run(run: RunDirectory, search: SearchConfig, space: Space, config: type[TrialConfig]) -> RunDirectory:
+    """Let a run go on with another space, sampler or pruner; what it was before stays on record in run.yaml.
+
+    Args:
+        run: the run; the caller owns it.
+        search: what it shall be.
+        space: what it shall search.
+        config: the backbone's configuration class.
+
+    Returns:
+        The run as it is now; the same where nothing differs.
+
+    Raises:
+        RunError: the trials of the two would not be comparable; the message names what differs.
+    """
+    wanted = _identity(search, space)
+    changed = differences(run.identity, wanted)
+    if not changed:
+        return run
+    refused = incompatible(run.search, run.load_space(config), search, space, config)
+    if refused:
+        raise RunError(
+            f"{run.path}: cannot be extended by this, its trials would not be comparable ({shortened(refused)}); "
+            "give another --run-dir"
+        )
+    trials = len(read_trials(run.journal, run.name)) if run.journal.exists() else 0
+    extension = Extension(_now(), trials, tuple(changed), **run.identity)
+    extensions = (*run.extensions, extension)
+    write_text(run.path / RUN_FILE, dump_yaml(_document(run.uid, run.created, run.dataset_path, wanted, extensions)))
+    return open_run(str(run.path))
 
 
 def open_run(name: str) -> RunDirectory:
@@ -175,6 +211,7 @@ def open_run(name: str) -> RunDirectory:
             search=SearchConfig.model_validate(document["search"]),
             dataset_path=Path(str(document["dataset_path"])),
             space=dict(document["space"]),
+            extensions=tuple(Extension.from_dict(item) for item in document.get("extensions", [])),
         )
     except ValidationError as error:
         raise RunError(f"{where}: search: {first_fault(error)}") from None
@@ -195,32 +232,27 @@ def summaries() -> list[dict[str, Any]]:
     return found
 
 
+def _document(
+    uid: str, created: str, dataset_path: Path, identity: dict[str, Any], extensions: Sequence[Extension]
+) -> dict[str, Any]:
+    document = {"format": FORMAT, "uid": uid, "created": created, "dataset_path": str(dataset_path), **identity}
+    return {**document, "extensions": [item.to_dict() for item in extensions]} if extensions else document
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _identity(search: SearchConfig, space: Space) -> dict[str, Any]:
     return {"search": search.model_dump(mode="json"), "space": space.to_dict()}
 
 
 def _refuse_difference(run: RunDirectory, wanted: dict[str, Any]) -> None:
-    held = {"search": run.search.model_dump(mode="json"), "space": run.space}
-    before, now = _flat(held), _flat(wanted)
-    changed = [
-        f"{key}: {before.get(key, 'absent')} → {now.get(key, 'absent')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.endswith((".about", ".source"))
-    ]
+    changed = differences(run.identity, wanted)
     if changed:
-        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise RunError(f"{run.path}: holds another search ({'; '.join(changed[:4])}{more}); give another --run-dir")
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        rows: dict[str, Any] = {}
-        for key, item in value.items():
-            rows |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-        return rows
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return _flat({str(index): item for index, item in enumerate(value)}, prefix)
-    return {prefix: value}
+        raise RunError(
+            f"{run.path}: holds another search ({shortened(changed)}); give another --run-dir, or --extend this one"
+        )
 
 
 def _find(name: str) -> Path:

@@ -190,12 +190,13 @@ class Ledger:
         return {}
 
     def _enqueue_warm_starts(self) -> None:
-        if self.study.user_attrs.get("warm_starts_enqueued"):
+        # an extended space may have others
+        if self.study.user_attrs.get("warm_starts_of") == self._space.hash:
             return
         for point in self._space.warm_start:
             params = enqueue_params(self._space, point.values)
             self.study.enqueue_trial(params, user_attrs={"warm_start": point.name}, skip_if_exists=True)
-        self.study.set_user_attr("warm_starts_enqueued", True)
+        self.study.set_user_attr("warm_starts_of", self._space.hash)
 
     def _record(self, trial: optuna.Trial, frozen: FrozenTrial, report: Report) -> None:
         reports = [*reports_of(frozen), report]
@@ -216,7 +217,8 @@ class Ledger:
 
     def _tell_failed(self, number: int, reason: str) -> None:
         text = " ".join(reason.split())[:MAX_FAILURE_TEXT]
-        optuna.Trial(self.study, self._frozen(number)._trial_id).set_user_attr("failure", text)
+        # an optuna.Trial would ask the sampler for values first
+        self.study._storage.set_trial_user_attr(self._frozen(number)._trial_id, "failure", text)
         self.study.tell(number, state=TrialState.FAIL)
 
 
@@ -249,13 +251,13 @@ def winner(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
-    """Trials by state: complete, pruned, failed, running."""
+    """Trials by state: complete, pruned, failed, and interrupted, which a resumed search goes on with."""
     states = Counter(trial.state for trial in trials)
     return {
         "complete": states[TrialState.COMPLETE],
         "pruned": states[TrialState.PRUNED],
         "failed": states[TrialState.FAIL],
-        "running": states[TrialState.RUNNING],
+        "interrupted": states[TrialState.RUNNING],
     }
 
 

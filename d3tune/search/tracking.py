@@ -27,6 +27,8 @@ ENVIRONMENT = {
     # a server that is down costs seconds, not minutes; what it misses is written later
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # else a server's run ends with two lines on stdout, and a request for them
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 for _key, _value in ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)

@@ -70,7 +70,7 @@ def _take(ledger: Ledger, n: int) -> list[Any]:
 def test_a_warm_start_not_yet_given_out_is_no_trial(open_ledger: Open) -> None:
     ledger = open_ledger(points=points(2e-3, 3e-3))
     assert ledger.trials() == []
-    assert counts(ledger.trials()) == {"complete": 0, "pruned": 0, "failed": 0, "running": 0}
+    assert counts(ledger.trials()) == {"complete": 0, "pruned": 0, "failed": 0, "interrupted": 0}
 
 
 def test_a_pruned_trial_is_pruned_with_its_step_and_values(open_ledger: Open, report: MakeReport) -> None:
@@ -85,7 +85,7 @@ def test_a_pruned_trial_is_pruned_with_its_step_and_values(open_ledger: Open, re
     assert trial.last_step == 10
     assert trial.intermediate_values == {10: 0.1}
     assert "failure" not in trial.user_attrs
-    assert counts(ledger.trials()) == {"complete": 3, "pruned": 1, "failed": 0, "running": 0}
+    assert counts(ledger.trials()) == {"complete": 3, "pruned": 1, "failed": 0, "interrupted": 0}
 
 
 def test_a_pruned_trial_stops_whatever_it_still_reports(open_ledger: Open, report: MakeReport) -> None:

@@ -16,7 +16,7 @@ from d3tune.method.generators import load_backbone
 from d3tune.method.generators.gan import Gan
 from d3tune.search.executor import StopSignal, inprocess
 from d3tune.search.reports import Report
-from d3tune.search.request import resumed_plan
+from d3tune.search.planning import resumed_plan
 from d3tune.search.run import RunDirectory, open_run, summaries
 from d3tune.search.search import Outcome
 from d3tune.search.study import Ledger, reports_of
@@ -197,9 +197,9 @@ def test_more_trials_may_be_added_and_only_these_are_run(new_run: NewRun, carry_
     carry_out(run, trials=2)
     before = study_of(run)
     opened = open_run(run.name)
-    assert resumed_plan(opened, "+2", None, {}).trials == 4
-    assert resumed_plan(opened, "7", None, {}).trials == 7
-    again = resumed_plan(opened, None, None, {"concurrency": 3})
+    assert resumed_plan(opened, {}, "+2").trials == 4
+    assert resumed_plan(opened, {}, "7").trials == 7
+    again = resumed_plan(opened, {"concurrency": 3})
     assert again.trials == 2
     assert again.resources.executor == "local", "a resume does what the command before it did"
     assert again.resources.concurrency == 3
@@ -259,7 +259,7 @@ def test_a_diverged_trial_fails_and_frees_its_place(
     assert first.user_attrs["failure"].endswith("at update 16"), "the first loss after the poisoned step"
     assert list(first.intermediate_values) == [10]
     assert second.state == TrialState.COMPLETE
-    assert outcome.counts == {"complete": 1, "pruned": 0, "failed": 1, "running": 0}
+    assert outcome.counts == {"complete": 1, "pruned": 0, "failed": 1, "interrupted": 0}
     assert_equal_values(run)
 
 

@@ -46,7 +46,7 @@ def begin(isolated: Path, mlflow_template: Path) -> Begin:
 def test_gaussian_is_confirmed_retrained_and_listed(begin: Begin, protocol: str, tmp_path: Path) -> None:
     outcome = begin(protocol)
     run, test = outcome.run, outcome.test
-    assert outcome.counts == {"complete": 3, "pruned": 0, "failed": 0, "running": 0}
+    assert outcome.counts == {"complete": 3, "pruned": 0, "failed": 0, "interrupted": 0}
     assert test is not None
     assert outcome.selection is not None
     assert outcome.selection.head == "discriminant"

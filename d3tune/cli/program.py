@@ -1,0 +1,61 @@
+"""The program: its name, its own options, and how errors end it."""
+
+import io
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from d3tune.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, fail, put, say
+from d3tune.errors import D3TuneError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Find the best hyper-parameters for D³GZSL: chosen on validation, tested once.",
+)
+
+
+def _show_version(asked: bool) -> None:
+    from d3tune import __version__
+
+    if asked:
+        put(f"d3tune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show it.")] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> NoReturn:
+    """Run the command line: errors a user can cause are one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(standalone_mode=False)
+    except D3TuneError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        # a disk that is full, a folder that was taken away while it was used
+        place = f"{error.filename}: " if error.filename else ""
+        fail(f"{place}{error.strerror or error}", 1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            say(error.format_message())
+            sys.exit(EXIT_USAGE)
+        fail(error.format_message() + "; see --help", EXIT_USAGE)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,59 @@
+"""Commands on what came of searches: export, compare, examine, serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d3tune.cli.options import DataDir, Json, TrackingUri
+from d3tune.cli.program import app
+from d3tune.cli.terminal import put, say
+
+
+@app.command()
+def export(
+    run: Annotated[str | None, typer.Argument(help="A run's directory or name; or give both options.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="With --backbone: its best confirmed run.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="With --dataset.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("best.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write the best configuration of a run as a file that `d3tune train` takes."""
+    from d3tune.results.export import export_best
+
+    say(f"wrote {export_best(run, dataset, backbone, output, force)}")
+
+
+@app.command()
+def leaderboard(as_json: Json = False) -> None:
+    """Best confirmed H for each dataset and backbone."""
+    from d3tune.results.leaderboard import leaderboard_rows
+    from d3tune.results.text import leaderboard_text
+
+    rows = leaderboard_rows()
+    put(rows if as_json else leaderboard_text(rows))
+
+
+@app.command()
+def doctor(
+    run: Annotated[str | None, typer.Argument(help="Examine this run instead of the installation.")] = None,
+    data_dir: DataDir = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="With RUN: the MLflow store; else the run's own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Versions, devices, what is writable, datasets; or whether a run's study, folders and MLflow agree."""
+    from d3tune.results.doctor import examine, examine_run
+    from d3tune.results.text import doctor_text
+
+    findings = examine(data_dir) if run is None else examine_run(run, tracking_uri)
+    put([vars(finding) for finding in findings] if as_json else doctor_text(findings))
+    if any(finding.problem for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000, tracking_uri: TrackingUri = None) -> None:
+    """Serve the MLflow pages of the store on this machine alone."""
+    from d3tune.results.ui import serve
+
+    serve(port, tracking_uri)

@@ -1,0 +1,217 @@
+"""Commands that train: search, resume, train, replay; and sync, which writes again what a search wrote."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d3tune.cli.options import DataDir, Json, Run, Semantics, TimeLimit, TrackingUri
+from d3tune.cli.program import app
+from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
+
+if TYPE_CHECKING:
+    from d3tune.search.run import RunDirectory
+    from d3tune.search.search import Plan
+
+# the options that a resume takes from the command before, where they are not given
+RESUMED = "; else as before"
+
+
+@app.command()
+def search(
+    dataset: Annotated[str, typer.Option(help="hanzi (embedded), flo, cub, awa1, … or a folder's name.")],
+    backbone: Annotated[str, typer.Option(help="gan, vae, diffusion, cegan, vaegan, rezsl or gaussian.")] = "gan",
+    trials: Annotated[int, typer.Option(help="Trials of the run in all.")] = 50,
+    time: TimeLimit = None,
+    data_dir: DataDir = None,
+    semantics: Semantics = None,
+    space: Annotated[Path | None, typer.Option(help="Search space of your own, a YAML file.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Fix a hyper-parameter: key=value.")] = None,
+    warm_start: Annotated[
+        list[str] | None, typer.Option(help="Tried first: shipped, none, or exported configurations.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.")] = "H",
+    protocol: Annotated[
+        str, typer.Option(help="What selects: validation, or published (best test epoch: test-selected).")
+    ] = "validation",
+    val_split: Annotated[int, typer.Option(help="Which draw of pseudo-unseen classes.")] = 0,
+    val_splits: Annotated[int, typer.Option(help="Draws to average over.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of suggestions and trainings.")] = 0,
+    sampler: Annotated[str, typer.Option(help="auto, tpe, gp, cmaes or random.")] = "auto",
+    pruner: Annotated[str, typer.Option(help="auto, asha, hyperband or none.")] = "auto",
+    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores a trial, and its torch threads.")] = 1.0,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="GPUs a trial, fractions allowed; 1 where there is a GPU.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Most trials at once; as many as fit.")] = None,
+    executor: Annotated[str, typer.Option(help="ray, or local: one after another, without Ray.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto.")] = None,
+    confirm_seeds: Annotated[int, typer.Option(help="Fresh seeds that confirm the winner; 0 for none.")] = 5,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also tune and test gaussian and ESZSL.")] = False,
+    trial_timeout: Annotated[
+        str | None, typer.Option(help="A trial without a report for this long failed: 10m, 1h; none.")
+    ] = None,
+    keep_weights: Annotated[int, typer.Option(help="Keep the weights of so many of the best trials.")] = 3,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; under $D3TUNE_HOME/runs.")] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="Go on in --run-dir with this changed space.")] = False,
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Search, confirm the winner and test it once. The same command again goes on where it stopped."""
+    from d3tune.search.planning import PlanOptions, make_plan
+    from d3tune.search.request import Request, prepare_run
+
+    plan = make_plan(
+        PlanOptions(
+            trials=trials,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            concurrency=concurrency,
+            executor=executor,
+            address=address,
+            confirm_seeds=confirm_seeds,
+            baselines=baselines,
+            tracking_uri=tracking_uri,
+            trial_timeout=trial_timeout,
+            keep_weights=keep_weights,
+        ),
+        time,
+    )
+    request = Request(
+        dataset=dataset,
+        backbone=backbone,
+        data_dir=data_dir,
+        semantics=semantics,
+        space=space,
+        settings=tuple(settings or ()),
+        warm_start=tuple(warm_start or ("shipped",)),
+        objective=objective,
+        protocol=protocol,
+        val_split=val_split,
+        val_splits=val_splits,
+        seed=seed,
+        sampler=sampler,
+        pruner=pruner,
+        run_dir=run_dir,
+        extend=extend,
+    )
+    run, new = prepare_run(request, say)
+    say(f"run {run.path}" if new else f"going on with run {run.path}")
+    _carry_out(run, plan, as_json)
+
+
+@app.command()
+def resume(
+    run: Run,
+    trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more than there are.")] = None,
+    time: TimeLimit = None,
+    retry_failed: Annotated[int, typer.Option(help="Try so many failed trials again, on top of --trials.")] = 0,
+    data_dir: DataDir = None,
+    cpus_per_trial: Annotated[float | None, typer.Option(help="CPU cores a trial" + RESUMED)] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial" + RESUMED)] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Most trials at once" + RESUMED)] = None,
+    executor: Annotated[str | None, typer.Option(help="ray or local" + RESUMED)] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join" + RESUMED)] = None,
+    confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds that confirm the winner" + RESUMED)] = None,
+    baselines: Annotated[
+        bool | None, typer.Option("--baselines/--no-baselines", help="Also gaussian and ESZSL" + RESUMED)
+    ] = None,
+    trial_timeout: Annotated[str | None, typer.Option(help="10m, 1h, or none" + RESUMED)] = None,
+    keep_weights: Annotated[int | None, typer.Option(help="Of how many of the best trials" + RESUMED)] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run: interrupted trials from their checkpoint, finished ones untouched, options as before."""
+    from d3tune.search.planning import resumed_plan
+    from d3tune.search.request import located
+    from d3tune.search.run import open_run
+
+    opened = open_run(run)
+    given = {
+        "cpus_per_trial": cpus_per_trial,
+        "gpus_per_trial": gpus_per_trial,
+        "concurrency": concurrency,
+        "executor": executor,
+        "address": address,
+        "confirm_seeds": confirm_seeds,
+        "baselines": baselines,
+        "trial_timeout": trial_timeout,
+        "keep_weights": keep_weights,
+        "tracking_uri": tracking_uri,
+    }
+    plan = resumed_plan(opened, given, trials, time, retry_failed)
+    _carry_out(located(opened, data_dir), plan, as_json)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A configuration: exported, or dataset, backbone and config.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 5,
+    data_dir: DataDir = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result here (YAML).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Retrain a configuration on trainval and test it once a seed."""
+    from d3tune.files import writable_file, write_text
+    from d3tune.results.text import train_text
+    from d3tune.search.executor import StopSignal
+    from d3tune.search.executor.inprocess import InProcessExecutor
+    from d3tune.search.train import train as retrain
+    from d3tune.yamlfile import dump_yaml
+
+    if output is not None:
+        writable_file(output, "give another -o")
+    trained = retrain(config, seeds, data_dir, InProcessExecutor(), StopSignal(), say)
+    if output is not None:
+        write_text(output, dump_yaml(trained.document))
+    put(trained.document if as_json else train_text(trained))
+
+
+@app.command()
+def replay(
+    run: Run,
+    trial: Annotated[int | None, typer.Argument(min=0, help="The trial to train again.")] = None,
+    suggestions: Annotated[bool, typer.Option("--suggestions", help="Suggest every trial again.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Train a trial again from its record, or suggest all again, and compare with what was recorded."""
+    from d3tune.errors import UsageError
+    from d3tune.results.text import replay_text
+    from d3tune.search.replay import replay_suggestions, replay_trial
+    from d3tune.search.request import located
+    from d3tune.search.run import open_run
+
+    if (trial is None) != suggestions:
+        raise UsageError("replay: give a trial's number, or --suggestions")
+    opened = open_run(run)
+    replayed = replay_suggestions(opened) if trial is None else replay_trial(located(opened, data_dir), trial, say)
+    put(vars(replayed) if as_json else replay_text(replayed))
+    if replayed.differences:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sync(run: Run, tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None) -> None:
+    """Write to MLflow what a run has and the store has not."""
+    from d3tune.search.run import open_run
+    from d3tune.search.search import sync_run
+    from d3tune.search.tracking import store_uri
+
+    opened = open_run(run)
+    with opened.owned(say):
+        sync_run(opened, store_uri(tracking_uri or opened.read_plan().get("tracking_uri")), say)
+
+
+def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:
+    from d3tune.results.text import outcome_text
+    from d3tune.search.executor import StopSignal
+    from d3tune.search.search import run_search
+
+    stop = StopSignal()
+    with run.owned(say), draining(stop):
+        outcome = run_search(run, plan, stop, say)
+    put(outcome.run.read_summary() if as_json else outcome_text(outcome, plan.tracking_uri))
+    if outcome.interrupted:
+        say(f"stopped; go on with: d3tune resume {run.path}")
+        raise typer.Exit(EXIT_INTERRUPTED)

@@ -1,0 +1,48 @@
+"""What a command says, prints and ends with."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from d3tune.search.executor import StopSignal
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def say(line: str) -> None:
+    """One line for people: on stderr, so that stdout is data alone."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def put(value: Any) -> None:
+    """A command's result on stdout: text as it is, anything else as JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    print(text)  # noqa: T201
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End with one line and an exit code."""
+    say("d3tune: " + " ".join(message.split()))
+    sys.exit(code)
+
+
+@contextmanager
+def draining(stop: "StopSignal") -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: drain. Second: at once."""
+
+    def handle(number: int, frame: object) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+        say("stopping: trials end at their last checkpoint (again to stop at once)")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

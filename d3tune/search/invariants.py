@@ -1,0 +1,140 @@
+"""What must hold of a run directory at any time, whatever died: study, trial folders, summary and MLflow agree."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+from d3tune.config import TrialConfig
+from d3tune.errors import D3TuneError, RunError
+from d3tune.method.generators import load_backbone
+from d3tune.search.checkpoint import load_weights, weights_update
+from d3tune.search.journal import CONFIG_ATTR
+from d3tune.search.keeping import read_record, record_of
+from d3tune.search.lock import is_owned, was_cut_off
+from d3tune.search.mirrored import mirror_faults
+from d3tune.search.reports import best_report
+from d3tune.search.run import RunDirectory
+from d3tune.search.study import counts, read_trials, reports_of, winner
+
+
+def run_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[str]:
+    """Examine a run; nothing is written.
+
+    A run that is going on, was interrupted or was cut off has RUNNING trials and may be ahead of its trial folders and
+    of MLflow; only what is wrong even so is a fault then.
+
+    Args:
+        run: the run directory.
+        tracking_uri: the MLflow store to compare with; None leaves MLflow out.
+
+    Returns:
+        One line a fault, empty for a sound run.
+
+    Raises:
+        UsageError: the frozen space is damaged, or the backbone is not installed.
+    """
+    config = load_backbone(run.search.backbone).config
+    updates = config(**run.load_space(config).fixed).updates
+    try:
+        trials = read_trials(run.journal, run.name)
+    except RunError as error:
+        return [str(error)]
+    closed = not is_owned(run.path) and not was_cut_off(run.path)
+    settled = closed and (run.read_summary() or {}).get("state") == "done"
+    faults = [*_study_faults(trials, updates, config)]
+    if settled:
+        faults += [*_folder_faults(run, trials), *_summary_faults(run, trials)]
+        faults += [f"trial {t.number}: RUNNING, but the run is done" for t in trials if t.state == TrialState.RUNNING]
+    if tracking_uri is not None:
+        faults += mirror_faults(tracking_uri, run.uid, run.search, trials, settled=settled, closed=closed)
+    return faults
+
+
+def _study_faults(trials: list[FrozenTrial], updates: int, config: type[TrialConfig]) -> Iterator[str]:
+    numbers = Counter(trial.number for trial in trials)
+    yield from (f"trial {number}: {count} times in the study" for number, count in numbers.items() if count > 1)
+    if sorted(numbers) != list(range(len(numbers))):
+        yield f"the study's trials are numbered {sorted(numbers)}"
+    for trial in trials:
+        yield from (f"trial {trial.number}: {fault}" for fault in _trial_faults(trial, updates, config))
+
+
+def _trial_faults(trial: FrozenTrial, updates: int, config: type[TrialConfig]) -> Iterator[str]:
+    reports = reports_of(trial)
+    last = reports[-1].update if reports else 0
+    if [report.update for report in reports] != sorted(trial.intermediate_values):
+        yield "its reports and its intermediate values are of other updates"
+        return
+    for index, report in enumerate(reports):
+        if trial.intermediate_values[report.update] != best_report(reports[: index + 1]).value:
+            yield f"at update {report.update} its value is not the best report's so far"
+    if trial.state != TrialState.FAIL:
+        yield from _schedule_faults(trial, [report.update for report in reports], config)
+    if trial.state == TrialState.COMPLETE:
+        if last != updates:
+            yield f"COMPLETE at update {last} of {updates}"
+        elif trial.value != best_report(reports).value or not math.isfinite(trial.value):
+            yield f"its value {trial.value} is not the one of its best report"
+    elif trial.state == TrialState.PRUNED and not 0 < last < updates:
+        yield f"PRUNED at update {last} of {updates}"
+    elif trial.state == TrialState.FAIL and not trial.user_attrs.get("failure"):
+        yield "FAIL without a reason"
+
+
+def _schedule_faults(trial: FrozenTrial, updates: list[int], config: type[TrialConfig]) -> Iterator[str]:
+    try:
+        full = config.model_validate(trial.user_attrs[CONFIG_ATTR])
+    except (KeyError, ValueError):
+        yield "it has no legal configuration on record"
+        return
+    if updates != list(full.evaluation_updates)[: len(updates)]:
+        yield f"it was evaluated at updates {updates}, not as its configuration says"
+
+
+def _folder_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[str]:
+    known = {run.trial(trial.number): trial for trial in trials}
+    folders = set((run.path / "trials").glob("*"))
+    yield from (f"{path}: of no trial in the study" for path in sorted(folders - set(known)))
+    for path, trial in known.items():
+        if trial.state.is_finished():
+            yield from _leftovers(path, trial)
+    kept = int(run.read_plan().get("keep_weights", 3))
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))[:kept]
+    for trial in trials:
+        if trial not in best and weights_update(run.trial(trial.number)) is not None:
+            yield f"trial {trial.number}: its weights are kept, though it is not one of the best {kept}"
+    for trial in best:
+        if weights_update(run.trial(trial.number)) is not None and load_weights(run.trial(trial.number)) is None:
+            yield f"trial {trial.number}: its kept weights are damaged"
+
+
+def _leftovers(path: Path, trial: FrozenTrial) -> Iterator[str]:
+    if read_record(path) != record_of(trial):
+        yield f"{path / 'trial.json'}: missing, or not what the study holds"
+    for left in sorted(path.glob("checkpoint-*")):
+        yield f"{left}: left behind by an ended trial"
+    for left in sorted(path.glob(".*")):
+        yield f"{left}: left behind half written"
+
+
+def _summary_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[str]:
+    summary = run.read_summary() or {}
+    best = winner(trials)
+    expected = None if best is None else {"trial": best.number, "value": best.value}
+    if summary.get("winner") != expected:
+        yield f"the summary's winner is {summary.get('winner')}, the study's {expected}"
+    if summary.get("trials") != counts(trials):
+        yield f"the summary counts {summary.get('trials')}, the study {counts(trials)}"
+
+
+def best_value(run: RunDirectory) -> float:
+    """The largest value of a COMPLETE trial; minus infinity where there is none."""
+    try:
+        best = winner(read_trials(run.journal, run.name))
+    except D3TuneError:
+        return -math.inf
+    return -math.inf if best is None or best.value is None else best.value
