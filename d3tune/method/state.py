@@ -29,7 +29,11 @@ def unpack(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Load what `pack` made into modules and optimisers of the same configuration."""
+    """Load what `pack` made into modules and optimisers of the same configuration.
+
+    Raises:
+        RuntimeError, KeyError, ValueError: it is of another configuration.
+    """
     for name, module in modules.items():
         module.load_state_dict(_below(tensors, f"{name}/"))
     for name, optimizer in optimizers.items():
@@ -37,7 +41,26 @@ def unpack(
         for key, value in _below(tensors, f"adam/{name}/").items():
             index, field = key.split("/")
             state.setdefault(int(index), {})[field] = value.clone()
+        _refuse_misfit(name, state, optimizer)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _refuse_misfit(name: str, state: Mapping[int, Tensors], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse moments that are not their parameter's: fused Adam takes their size on trust, and writes past their end.
+
+    Raises:
+        ValueError: a parameter, a field, a shape or a type is another.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, fields in state.items():
+        if not 0 <= index < len(parameters) or fields.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"the optimiser '{name}' has no state {index} of {', '.join(fields)}")
+        like = parameters[index]
+        moments = (fields["exp_avg"], fields["exp_avg_sq"])
+        if any(moment.shape != like.shape or moment.dtype != like.dtype for moment in moments):
+            raise ValueError(f"state {index} of the optimiser '{name}' is of another shape or type")
+        if fields["step"].shape != () or not 0 <= float(fields["step"]) < torch.inf:
+            raise ValueError(f"state {index} of the optimiser '{name}' has no number of steps")
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
