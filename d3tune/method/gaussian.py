@@ -18,6 +18,7 @@ from d3tune.method.closed_form import (
 )
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.metrics import accuracies
+from d3tune.method.state import updates_made
 from d3tune.method.trainer import Evaluation, Trainer
 
 HEAD = "discriminant"
@@ -62,7 +63,7 @@ class Gaussian(Trainer):
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Trainer.load_state_dict`."""
-        self.update = int(tensors["update"])
+        self.update = updates_made(tensors)
 
     def _step(self) -> dict[str, Tensor]:
         return {}

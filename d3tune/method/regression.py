@@ -89,7 +89,7 @@ class Rezsl(Trainer):
         """See `Trainer.load_state_dict`."""
         state.unpack(tensors, self._modules(), {"regressor": self._optimizer})
         self._rng.set_state(tensors["rng"].cpu())
-        self.update = int(tensors["update"])
+        self.update = state.updates_made(tensors)
         self._forget_losses()
 
     def _modules(self) -> dict[str, nn.Module]:

@@ -45,6 +45,18 @@ def unpack(
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def updates_made(tensors: Mapping[str, Tensor]) -> int:
+    """The number of updates that a state was stored after.
+
+    Raises:
+        KeyError, ValueError: it holds none.
+    """
+    update = tensors["update"]
+    if update.shape != () or update.dtype != torch.int64 or update < 0:
+        raise ValueError("'update' is no number of updates")
+    return int(update)
+
+
 def _refuse_misfit(name: str, state: Mapping[int, Tensors], optimizer: torch.optim.Optimizer) -> None:
     """Refuse moments that are not their parameter's: fused Adam takes their size on trust, and writes past their end.
 
@@ -59,7 +71,8 @@ def _refuse_misfit(name: str, state: Mapping[int, Tensors], optimizer: torch.opt
         moments = (fields["exp_avg"], fields["exp_avg_sq"])
         if any(moment.shape != like.shape or moment.dtype != like.dtype for moment in moments):
             raise ValueError(f"state {index} of the optimiser '{name}' is of another shape or type")
-        if fields["step"].shape != () or not 0 <= float(fields["step"]) < torch.inf:
+        step = fields["step"]
+        if step.shape != () or step.dtype != torch.float32 or not 0 <= step < torch.inf:
             raise ValueError(f"state {index} of the optimiser '{name}' has no number of steps")
 
 

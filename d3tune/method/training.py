@@ -96,7 +96,7 @@ class Training(Trainer):
         state.unpack(tensors, self._modules(), self._optimizers())
         self._table = teacher_table(self.teacher, self.tensors.train_x)
         self._rng.set_state(tensors["rng"].cpu())
-        self.update = int(tensors["update"])
+        self.update = state.updates_made(tensors)
         self._forget_losses()
 
     def _modules(self) -> dict[str, torch.nn.Module]:

@@ -101,7 +101,7 @@ def _folder_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[str
     for path, trial in known.items():
         if trial.state.is_finished():
             yield from _leftovers(path, trial)
-    kept = int(run.read_plan().get("keep_weights", 3))
+    kept = _kept(run)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best = sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))[:kept]
     for trial in trials:
@@ -110,6 +110,15 @@ def _folder_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[str
     for trial in best:
         if weights_update(run.trial(trial.number)) is not None and load_weights(run.trial(trial.number)) is None:
             yield f"trial {trial.number}: its kept weights are damaged"
+
+
+def _kept(run: RunDirectory) -> int:
+    """Of how many trials the weights are kept, as the last command wanted it."""
+    try:
+        kept = run.read_plan().get("keep_weights")
+    except RunError:
+        kept = None
+    return kept if isinstance(kept, int) else 3
 
 
 def _leftovers(path: Path, trial: FrozenTrial) -> Iterator[str]:

@@ -77,12 +77,21 @@ class RunDirectory:
         return self.path / "trials" / f"{number:05d}"
 
     def read_plan(self) -> dict[str, Any]:
-        """What the last command wanted, by option; empty where that cannot be read."""
+        """What the last command wanted, by option; empty where no command has written that yet.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.path / PLAN_FILE
         try:
-            plan = json.loads((self.path / PLAN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            plan = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
             return {}
-        return plan if isinstance(plan, dict) else {}
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: damaged ({error}); remove it and give the options again") from None
+        if not isinstance(plan, dict):
+            raise RunError(f"{path}: damaged (no mapping); remove it and give the options again")
+        return plan
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Remember what this command wants, for a later resume without options."""
@@ -97,12 +106,12 @@ class RunDirectory:
         write_json(self.path / SUMMARY_FILE, summary)
 
     def read_summary(self) -> dict[str, Any] | None:
-        """What `write_summary` wrote last, or None."""
+        """What `write_summary` wrote last and where the run is, or None."""
         try:
             summary: dict[str, Any] = json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return summary
+        return {**summary, "path": str(self.path)} if isinstance(summary, dict) else None
 
     def owned(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """Own the run: one process at a time writes to it; see `d3tune.search.lock`.

@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from d3tune.config import Resources, metric_prefix
+from d3tune.config import Resources
 from d3tune.data.prepared import open_prepared
 from d3tune.errors import D3TuneError, NoUsableTrialError, RunError
 from d3tune.files import write_text
@@ -31,7 +30,8 @@ from d3tune.search.keeping import Keeper, bytes_used
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
 from d3tune.search.study import Assignment, Ledger, counts, reports_of, winner
-from d3tune.search.tracking import Mirror
+from d3tune.search.summary import dataset_identity, parent_metrics, summarise
+from d3tune.search.tracking import Mirror, default_uri
 from d3tune.yamlfile import dump_yaml
 
 Say = Callable[[str], None]
@@ -72,7 +72,8 @@ class Plan:
             **self.resources.model_dump(),
             "confirm_seeds": self.confirm_seeds,
             "baselines": self.baselines,
-            "tracking_uri": self.tracking_uri,
+            # the store of this home: a run that is moved to another home goes on with that one's
+            "tracking_uri": None if self.tracking_uri == default_uri() else self.tracking_uri,
             "trial_timeout": self.trial_timeout,
             "keep_weights": self.keep_weights,
         }
@@ -153,7 +154,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
         outcome.interrupted = stop.requested
         outcome.counts = counts(ledger.trials())
         outcome.winner = winner(ledger.trials())
-        summary = _summary(outcome, ledger, "interrupted" if stop.requested else state)
+        summary = summarise(outcome, ledger.trials(), "interrupted" if stop.requested else state)
         _write_summary(run, summary, say)
         outcome.mirrored = _finish_mirror(mirror, run, summary, say)
     outcome.link = mirror.link()
@@ -195,7 +196,7 @@ def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
     mirror = Mirror(tracking_uri, ledger, run.search, run.uid, run.name)
     summary = run.read_summary()
     state = "interrupted" if summary is None else str(summary.get("state", "interrupted"))
-    missed = mirror.finish(state, {} if summary is None else _parent_metrics(summary), _artifacts(run))
+    missed = mirror.finish(state, {} if summary is None else parent_metrics(summary), _artifacts(run))
     if missed is not None:
         raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {missed}")
     say(f"{len(ledger.trials())} trials of {run.name} are in MLflow at {tracking_uri}")
@@ -224,20 +225,9 @@ def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources
     )
 
 
-def dataset_identity(run: RunDirectory) -> dict[str, str]:
-    """What best.yaml and summaries say of the dataset."""
-    search = run.search
-    return {
-        "name": search.dataset,
-        "content_hash": search.dataset_hash,
-        "semantics": search.semantics,
-        "features": search.features,
-    }
-
-
 def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any], say: Say) -> bool:
     patience = 2.0 if summary["state"] == "interrupted" else 15.0
-    missed = mirror.finish(summary["state"], _parent_metrics(summary), _artifacts(run), patience)
+    missed = mirror.finish(summary["state"], parent_metrics(summary), _artifacts(run), patience)
     if missed is not None:
         say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: d3tune sync {run.path}")
     return missed is None
@@ -339,58 +329,3 @@ def _baselines(run: RunDirectory, plan: Plan, executor: Executor, stop: StopSign
     say("baselines: " + ", ".join(METHODS))
     items = [(name, str(run.dataset_path), run.search.splits, plan.resources.threads) for name in METHODS]
     return executor.map(baseline, items, stop)
-
-
-def _summary(outcome: Outcome, ledger: Ledger, state: str) -> dict[str, Any]:
-    run, trial = outcome.run, outcome.winner
-    seconds = sum(reports_of(item)[-1].seconds for item in ledger.trials() if reports_of(item))
-    return {
-        "format": 1,
-        "uid": run.uid,
-        "run": run.name,
-        "path": str(run.path),
-        "created": run.created,
-        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dataset": dataset_identity(run),
-        "backbone": run.search.backbone,
-        "searched_metric": run.search.searched_metric,
-        "splits": list(run.search.splits),
-        "seed": run.search.seed,
-        "state": state,
-        "trials": outcome.counts,
-        "trial_hours": seconds / 3600,
-        "winner": None if trial is None else {"trial": trial.number, "value": trial.value},
-        **_confirmed(outcome),
-    }
-
-
-def _confirmed(outcome: Outcome) -> dict[str, Any]:
-    """What was confirmed by this command, or else by an earlier one: a result is never dropped for a newer nothing."""
-    earlier = outcome.run.read_summary() or {}
-    if outcome.test is None or outcome.selection is None or outcome.winner is None:
-        found = {key: earlier.get(key) for key in ("confirmed_trial", "selection", "test")}
-    else:
-        found = {
-            "confirmed_trial": outcome.winner.number,
-            "selection": outcome.selection.model_dump(mode="json"),
-            "test": outcome.test.to_dict(),
-        }
-    return {**found, "baselines": outcome.baselines or earlier.get("baselines", [])}
-
-
-def _parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """What the parent run shows, from the run's summary."""
-    metrics = {f"trials/{state}": float(count) for state, count in summary["trials"].items()}
-    if summary["winner"] is not None:
-        metrics[summary["searched_metric"]] = summary["winner"]["value"]
-    if summary["selection"] is not None:
-        prefix = metric_prefix(summary["selection"]["protocol"])
-        metrics[f"{prefix}/H_confirmed"] = summary["selection"][f"{prefix}_H"]
-    for name, value in (summary["test"] or {}).items():
-        if isinstance(value, dict) and "mean" in value:
-            metrics[f"{summary['test']['protocol']}/{name}"] = value["mean"]
-            if value["sd"] is not None:
-                metrics[f"{summary['test']['protocol']}/{name}_sd"] = value["sd"]
-    for row in summary["baselines"]:
-        metrics |= {f"baseline/{row['name']}/{key}": row[key] for key in ("val/H", "test/H")}
-    return metrics

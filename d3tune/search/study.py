@@ -37,11 +37,13 @@ class Assignment:
         number: its number in the study.
         config: every hyper-parameter.
         known_update: the last update the study has a report of; above 0 for an interrupted trial.
+        known_seconds: spent on it up to that report.
     """
 
     number: int
     config: dict[str, Any]
-    known_update: int
+    known_update: int = 0
+    known_seconds: float = 0.0
 
 
 class Ledger:
@@ -94,7 +96,9 @@ class Ledger:
             number = self._interrupted.pop(0)
             frozen = self._frozen(number)
             self._running[number] = optuna.Trial(self.study, frozen._trial_id)
-            return Assignment(number, frozen.user_attrs[CONFIG_ATTR], _last_update(frozen))
+            reports = reports_of(frozen)
+            known = (reports[-1].update, reports[-1].seconds) if reports else (0, 0.0)
+            return Assignment(number, frozen.user_attrs[CONFIG_ATTR], *known)
         while len(self.trials()) < limit:
             assignment = self._suggested()
             if assignment is not None:
@@ -117,7 +121,7 @@ class Ledger:
             return None
         trial.set_user_attr(CONFIG_ATTR, full)
         self._running[trial.number] = trial
-        return Assignment(trial.number, full, 0)
+        return Assignment(trial.number, full)
 
     def report(self, number: int, report: Report) -> bool:
         """Record an evaluation; a repeated one changes nothing.

@@ -104,7 +104,7 @@ class InProcessExecutor:
             assignment = queue.ledger.next_trial(queue.limit)
             if assignment is None:
                 return
-            self._advance(assignment, None, self.clock, queue, events)
+            self._advance(assignment, None, self.clock - assignment.known_seconds, queue, events)
 
     def _take(self, event: _Event, queue: TrialQueue, events: list[_Event]) -> None:
         number = event.assignment.number

@@ -1,0 +1,86 @@
+"""The summary of a search: what the leaderboard, MLflow's parent run and other readers need of it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial
+
+from d3tune.config import metric_prefix
+from d3tune.search.run import RunDirectory
+from d3tune.search.study import reports_of
+
+if TYPE_CHECKING:
+    from d3tune.search.search import Outcome
+
+
+def summarise(outcome: "Outcome", trials: Sequence[FrozenTrial], state: str) -> dict[str, Any]:
+    """The summary of a search, as ``summary.json`` holds it.
+
+    Args:
+        outcome: what came of it.
+        trials: of its study.
+        state: ``done``, ``interrupted`` or ``failed``.
+    """
+    run, trial = outcome.run, outcome.winner
+    seconds = sum(reports_of(item)[-1].seconds for item in trials if reports_of(item))
+    return {
+        "format": 1,
+        "uid": run.uid,
+        "run": run.name,
+        "created": run.created,
+        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset": dataset_identity(run),
+        "backbone": run.search.backbone,
+        "searched_metric": run.search.searched_metric,
+        "splits": list(run.search.splits),
+        "seed": run.search.seed,
+        "state": state,
+        "trials": outcome.counts,
+        "trial_hours": seconds / 3600,
+        "winner": None if trial is None else {"trial": trial.number, "value": trial.value},
+        **_confirmed(outcome),
+    }
+
+
+def _confirmed(outcome: "Outcome") -> dict[str, Any]:
+    """What was confirmed by this command, or else by an earlier one: a result is never dropped for a newer nothing."""
+    earlier = outcome.run.read_summary() or {}
+    if outcome.test is None or outcome.selection is None or outcome.winner is None:
+        found = {key: earlier.get(key) for key in ("confirmed_trial", "selection", "test")}
+    else:
+        found = {
+            "confirmed_trial": outcome.winner.number,
+            "selection": outcome.selection.model_dump(mode="json"),
+            "test": outcome.test.to_dict(),
+        }
+    return {**found, "baselines": outcome.baselines or earlier.get("baselines", [])}
+
+
+def dataset_identity(run: RunDirectory) -> dict[str, str]:
+    """What best.yaml and summaries say of the dataset."""
+    search = run.search
+    return {
+        "name": search.dataset,
+        "content_hash": search.dataset_hash,
+        "semantics": search.semantics,
+        "features": search.features,
+    }
+
+
+def parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What the parent run shows, from the run's summary."""
+    metrics = {f"trials/{state}": float(count) for state, count in summary["trials"].items()}
+    if summary["winner"] is not None:
+        metrics[summary["searched_metric"]] = summary["winner"]["value"]
+    if summary["selection"] is not None:
+        prefix = metric_prefix(summary["selection"]["protocol"])
+        metrics[f"{prefix}/H_confirmed"] = summary["selection"][f"{prefix}_H"]
+    for name, value in (summary["test"] or {}).items():
+        if isinstance(value, dict) and "mean" in value:
+            metrics[f"{summary['test']['protocol']}/{name}"] = value["mean"]
+            if value["sd"] is not None:
+                metrics[f"{summary['test']['protocol']}/{name}_sd"] = value["sd"]
+    for row in summary["baselines"]:
+        metrics |= {f"baseline/{row['name']}/{key}": row[key] for key in ("val/H", "test/H")}
+    return metrics
