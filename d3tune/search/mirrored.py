@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
@@ -9,7 +10,7 @@ from optuna.trial import FrozenTrial
 from d3tune.config import SearchConfig
 from d3tune.search.reports import best_report
 from d3tune.search.study import reports_of
-from d3tune.search.tracking import RUN_TAG, STATE_TAG, STATUS, TRIAL_TAG, trial_params
+from d3tune.search.tracking import RUN_TAG, STATE_TAG, STATUS, TRIAL_TAG, first_line, trial_params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,14 +36,18 @@ def mirror_faults(
         One line a fault.
     """
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).exists():
+        # a client would create it
+        return [f"MLflow at {uri}: there is no such store; d3tune sync writes it again"]
     try:
         client = MlflowClient(uri)
         runs = _runs_of(client, uid)
         return list(_faults(client, search, runs, trials, settled, closed))
-    except MlflowException as error:
-        return [f"MLflow at {uri} cannot be read: {str(error).strip().splitlines()[0][:200]}"]
+    except Exception as error:
+        # each kind of store has its own errors
+        return [f"MLflow at {uri} cannot be read: {first_line(error)}"]
 
 
 def _runs_of(client: "MlflowClient", uid: str) -> list[Any]:

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial
@@ -22,6 +23,7 @@ from d3tune.search.tape import Tape, TapeDiffersError
 from d3tune.space import space_from_dict
 
 SHOWN = 3
+DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,12 @@ def replay_trial(run: RunDirectory, number: int, say: Callable[[str], None]) -> 
     for line in elsewhere:
         say(line)
     recorded = reports_of(trial)
-    again, end = _trained(job, recorded[-1].update if recorded else None)
-    differences = [*_report_differences(recorded, again), *_end_differences(trial, end)]
+    failure = str(trial.user_attrs.get("failure", ""))
+    diverged = failure if failure.startswith(DIVERGED) else ""
+    again, end = _trained(job, len(recorded) + bool(diverged))
+    differences = list(_report_differences(recorded, again))
+    if end != diverged:
+        differences.append(f"{diverged or 'it did not diverge'} then, {end or 'it does not diverge'} now")
     return Replayed(f"trial {number}", len(recorded), differences, elsewhere)
 
 
@@ -83,17 +89,16 @@ def _job(run: RunDirectory, trial: FrozenTrial, worker: dict[str, str]) -> Train
     return training_job(run, trial.user_attrs[CONFIG_ATTR], resources)
 
 
-def _trained(job: TrainingJob, last: int | None) -> tuple[list[Report], str]:
-    """Reports up to an update, or of the full budget, and why it ended before that."""
+def _trained(job: TrainingJob, n_reports: int) -> tuple[list[Report], str]:
+    """The first reports, and why there are fewer of them."""
     started, reports = time.monotonic(), list[Report]()
+    evaluations = zip(*(training.evaluations() for training in job.selecting_trainings()), strict=True)
     try:
-        for evaluations in zip(*(training.evaluations() for training in job.selecting_trainings()), strict=True):
+        for group in islice(evaluations, n_reports):
             seconds = time.monotonic() - started
-            reports.append(make_report(evaluations, job.objective, seconds, metric_prefix(job.protocol)))
-            if last is not None and reports[-1].update >= last:
-                break
+            reports.append(make_report(group, job.objective, seconds, metric_prefix(job.protocol)))
     except DivergedError as error:
-        return reports, f"diverged: {error}"
+        return reports, f"{DIVERGED}: {error}"
     return reports, ""
 
 
@@ -114,12 +119,6 @@ def _report_differences(recorded: Sequence[Report], again: Sequence[Report]) -> 
         if changed:
             yield f"update {before.update}: {len(changed)} of {len(before.metrics)} metrics differ"
             return
-
-
-def _end_differences(trial: FrozenTrial, end: str) -> Iterator[str]:
-    failure = str(trial.user_attrs.get("failure", ""))
-    if end and not failure.startswith("diverged"):
-        yield f"now it ends with: {end}"
 
 
 def replay_suggestions(run: RunDirectory) -> Replayed:

@@ -148,7 +148,7 @@ class Mirror:
                 if "locked" in str(error):
                     self._note(error)
                 else:
-                    raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {_first_line(error)}") from None
+                    raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {first_line(error)}") from None
         self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
@@ -193,7 +193,7 @@ class Mirror:
             except Exception as error:
                 log.debug("closing the MLflow runs", exc_info=True)
                 if time.monotonic() > end:
-                    return _first_line(error)
+                    return first_line(error)
                 time.sleep(min(RETRY_SECONDS, patience))
             else:
                 return None
@@ -235,7 +235,7 @@ class Mirror:
         if error is not None:
             log.debug("MLflow did not take the last batch; it is written with the next", exc_info=error)
         if error is not None and not self._lagging:
-            self._say(f"MLflow at {self.uri} takes nothing now ({_first_line(error)}); the search goes on without it")
+            self._say(f"MLflow at {self.uri} takes nothing now ({first_line(error)}); the search goes on without it")
         elif error is None and self._lagging:
             self._say(f"MLflow at {self.uri} answers again and has everything")
         self._lagging = error is not None
@@ -354,7 +354,8 @@ def _log(
         metrics, pairs, labels = metrics[n_metrics:], pairs[n_pairs:], []
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error's type and the first line of what it says, without the paragraphs that clients add."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 

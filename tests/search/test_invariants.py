@@ -1,0 +1,225 @@
+"""The examination of a run finds each thing that may be wrong with it, and nothing where all is well."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from d3tune.results.doctor import examine_run
+from d3tune.search.executor import StopSignal
+from d3tune.search.invariants import best_value, run_faults
+from d3tune.search.journal import SET_STATE, SET_USER_ATTR
+from d3tune.search.lock import was_cut_off
+from d3tune.search.run import RunDirectory
+from d3tune.search.search import Outcome
+from d3tune.search.study import read_trials
+from d3tune.search.tracking import default_uri
+
+# MLflow on SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+NewRun = Callable[..., RunDirectory]
+CarryOut = Callable[..., Outcome]
+Log = dict[str, Any]
+
+
+@pytest.fixture
+def run(new_run: NewRun, carry_out: CarryOut) -> RunDirectory:
+    """A search with complete and pruned trials and one that failed."""
+    run = new_run()
+    carry_out(run, trials=6)
+    assert {trial.state for trial in read_trials(run.journal, run.name)} == {TrialState.COMPLETE, TrialState.PRUNED}
+    return run
+
+
+def faults(run: RunDirectory) -> list[str]:
+    return run_faults(run, default_uri())
+
+
+def number(run: RunDirectory, state: TrialState) -> int:
+    return next(trial.number for trial in read_trials(run.journal, run.name) if trial.state == state)
+
+
+def rewrite(run: RunDirectory, change: Callable[[Log], Log | None]) -> None:
+    logs = [change(json.loads(line)) for line in run.journal.read_text(encoding="utf-8").splitlines()]
+    run.journal.write_text("".join(json.dumps(log) + "\n" for log in logs if log is not None), encoding="utf-8")
+
+
+def test_a_sound_run_has_no_fault(run: RunDirectory) -> None:
+    assert faults(run) == []
+    findings = examine_run(run.name, None)
+    assert not any(finding.problem or finding.note for finding in findings)
+
+
+def end(log: Log, trial: int) -> bool:
+    return log["op_code"] == SET_STATE and log["trial_id"] == trial and log["state"] != 0
+
+
+def test_an_early_stopped_trial_that_is_complete_is_found(run: RunDirectory) -> None:
+    pruned = number(run, TrialState.PRUNED)
+
+    def change(log: Log) -> Log:
+        return {**log, "state": 1, "values": [0.5]} if end(log, pruned) else log
+
+    rewrite(run, change)
+    found = faults(run)
+    assert any(line.startswith(f"trial {pruned}: COMPLETE at update ") for line in found)
+    assert any(line.startswith(f"trial {pruned}: MLflow says PRUNED, KILLED; the study COMPLETE") for line in found)
+    assert any(line.endswith("missing, or not what the study holds") for line in found)
+
+
+def test_a_pruned_trial_with_the_full_budget_and_a_failure_without_a_reason_are_found(run: RunDirectory) -> None:
+    complete, pruned = number(run, TrialState.COMPLETE), number(run, TrialState.PRUNED)
+
+    def change(log: Log) -> Log:
+        if end(log, complete):
+            return {**log, "state": 2, "values": None}
+        return {**log, "state": 3} if end(log, pruned) else log
+
+    rewrite(run, change)
+    found = faults(run)
+    assert f"trial {complete}: PRUNED at update 40 of 40" in found
+    assert f"trial {pruned}: FAIL without a reason" in found
+
+
+def test_a_value_that_no_report_has_is_found(run: RunDirectory) -> None:
+    complete = number(run, TrialState.COMPLETE)
+    rewrite(run, lambda log: {**log, "values": [0.99]} if end(log, complete) else log)
+    assert f"trial {complete}: its value 0.99 is not the one of its best report" in faults(run)
+
+
+def test_a_report_that_is_lost_or_changed_is_found(run: RunDirectory) -> None:
+    complete = number(run, TrialState.COMPLETE)
+
+    def of(log: Log, key: str) -> bool:
+        return log["op_code"] == SET_USER_ATTR and log["trial_id"] == complete and key in log["user_attr"]
+
+    def worse(log: Log) -> Log:
+        if of(log, "report:00000010"):
+            log["user_attr"]["report:00000010"]["value"] += 1
+        return log
+
+    whole = run.journal.read_bytes()
+    rewrite(run, worse)
+    assert f"trial {complete}: at update 10 its value is not the best report's so far" in faults(run)
+    run.journal.write_bytes(whole)
+    rewrite(run, lambda log: None if of(log, "report:00000020") else log)
+    assert f"trial {complete}: its reports and its intermediate values are of other updates" in faults(run)
+
+
+def test_a_trial_left_running_in_a_run_that_is_done_is_found(run: RunDirectory) -> None:
+    complete = number(run, TrialState.COMPLETE)
+    rewrite(run, lambda log: None if end(log, complete) else log)
+    assert f"trial {complete}: RUNNING, but the run is done" in faults(run)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda path: (path / "trial.json").unlink(), "missing, or not what the study holds"),
+        (lambda path: (path / "checkpoint-00000010.json").touch(), "left behind by an ended trial"),
+        (lambda path: (path / ".trial.json.abc").touch(), "left behind half written"),
+        (lambda path: shutil.copytree(path, path.with_name("00099")), "of no trial in the study"),
+    ],
+    ids=["record", "checkpoint", "half written", "foreign"],
+)
+def test_a_trials_folder_that_is_not_in_order_is_found(
+    damage: Callable[[Path], None], fault: str, run: RunDirectory
+) -> None:
+    damage(run.trial(0))
+    (found,) = faults(run)
+    assert found.endswith(fault)
+
+
+def test_weights_that_are_damaged_or_of_a_trial_far_behind_are_found(run: RunDirectory) -> None:
+    (kept, *_) = sorted(run.path.glob("trials/*/weights.safetensors"))
+    pruned = run.trial(number(run, TrialState.PRUNED))
+    for name in ("weights.json", "weights.safetensors"):
+        shutil.copy(kept.with_name(name), pruned / name)
+    kept.write_bytes(kept.read_bytes()[:-1])
+    found = faults(run)
+    assert f"trial {int(pruned.name)}: its weights are kept, though it is not one of the best 3" in found
+    assert f"trial {int(kept.parent.name)}: its kept weights are damaged" in found
+
+
+def test_a_summary_of_another_winner_is_found(run: RunDirectory) -> None:
+    path = run.path / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary["winner"]["value"] += 0.01
+    summary["trials"]["complete"] += 1
+    path.write_text(json.dumps(summary), encoding="utf-8")
+    assert [line.split(" is ")[0].split(" counts ")[0] for line in faults(run)] == [
+        "the summary's winner",
+        "the summary",
+    ]
+
+
+class Store:
+    """The run's children in MLflow, to be tampered with."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(default_uri())
+        ids = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        runs = self.client.search_runs(ids, f"tags.`d3tune.run` = '{run.uid}'", max_results=1000)
+        self.children = {int(r.data.tags["d3tune.trial"]): r for r in runs if "d3tune.trial" in r.data.tags}
+
+
+def test_what_mlflow_lacks_has_twice_or_has_wrong_is_found(run: RunDirectory) -> None:
+    store = Store(run)
+    assert len(store.children) == 6
+    store.client.delete_run(store.children[0].info.run_id)
+    store.client.log_metric(store.children[1].info.run_id, "val/H", 0.123, step=10)
+    store.client.set_terminated(store.children[2].info.run_id, "RUNNING")
+    store.client.log_param(store.children[3].info.run_id, "another", 1)
+    copy = store.children[4]
+    store.client.create_run(copy.info.experiment_id, tags=copy.data.tags)
+    found = faults(run)
+    for line in (
+        "trial 0: 0 times in MLflow",
+        "trial 1: MLflow has a step of val/H twice",
+        "trial 3: its parameters in MLflow are not its configuration",
+        "trial 4: 2 times in MLflow",
+    ):
+        assert line in found, found
+    assert any(line.endswith("is left RUNNING") for line in found)
+
+
+def test_a_store_that_cannot_be_read_is_one_line(run: RunDirectory, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing.db"
+    nothing.write_bytes(b"no database" * 1000)
+    (line,) = run_faults(run, f"sqlite:///{nothing}")
+    absent = tmp_path / "absent.db"
+    assert run_faults(run, f"sqlite:///{absent}")[0].endswith("there is no such store; d3tune sync writes it again")
+    assert not absent.exists()
+    assert line.startswith(f"MLflow at sqlite:///{nothing} cannot be read: ")
+
+
+def test_an_interrupted_run_is_sound_and_says_how_to_go_on(new_run: NewRun, carry_out: CarryOut) -> None:
+    run = new_run()
+    carry_out(run, trials=2, stop=StopSignal(requested=True))
+    assert faults(run) == []
+    carry_out(run, trials=2)
+    carry_out(run, trials=3, stop=StopSignal(requested=True))
+    assert faults(run) == []
+    assert any(f"d3tune resume {run.path}" in finding.state for finding in examine_run(run.name, None))
+
+
+def test_a_run_that_was_cut_off_is_told_from_one_that_was_closed(run: RunDirectory) -> None:
+    assert not was_cut_off(run.path)
+    (run.path / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}), encoding="utf-8")
+    assert was_cut_off(run.path)
+    assert any("cut off" in finding.state for finding in examine_run(run.name, None))
+    with run.owned():
+        assert not was_cut_off(run.path)
+        assert any("at work" in finding.state for finding in examine_run(run.name, None))
+
+
+def test_the_best_value_is_that_of_the_best_complete_trial(run: RunDirectory) -> None:
+    complete = [t.value for t in read_trials(run.journal, run.name) if t.state == TrialState.COMPLETE]
+    assert best_value(run) == max(value for value in complete if value is not None)
