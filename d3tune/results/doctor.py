@@ -62,7 +62,7 @@ def examine_run(name: str, tracking_uri: str | None) -> list[Finding]:
     state, going_on = _run_state(run)
     findings = [Finding("run", f"{run.path}: {state}", note=going_on)]
     try:
-        there = counts(read_trials(run.journal, run.name))
+        there = counts(read_trials(run.journal))
         findings.append(Finding("trials", ", ".join(f"{n} {state}" for state, n in there.items())))
     except RunError:
         # the faults below say why

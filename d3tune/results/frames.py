@@ -29,7 +29,7 @@ class Run:
         from d3tune.search.study import read_trials, reports_of
 
         rows: list[dict[str, Any]] = []
-        for trial in read_trials(self.directory.journal, self.directory.name):
+        for trial in read_trials(self.directory.journal):
             reports = reports_of(trial)
             best = max(reports, key=lambda report: report.value, default=None)
             rows.append(

@@ -39,7 +39,7 @@ def run_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[str]:
     config = load_backbone(run.search.backbone).config
     updates = config(**run.load_space(config).fixed).updates
     try:
-        trials = read_trials(run.journal, run.name)
+        trials = read_trials(run.journal)
     except RunError as error:
         return [str(error)]
     closed = not is_owned(run.path) and not was_cut_off(run.path)
@@ -143,7 +143,7 @@ def _summary_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[st
 def best_value(run: RunDirectory) -> float:
     """The largest value of a COMPLETE trial; minus infinity where there is none."""
     try:
-        best = winner(read_trials(run.journal, run.name))
+        best = winner(read_trials(run.journal))
     except D3TuneError:
         return -math.inf
     return -math.inf if best is None or best.value is None else best.value

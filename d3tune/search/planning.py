@@ -153,7 +153,7 @@ def parse_time(text: str, option: str = "--time") -> float:
 
 
 def _trials_there(run: RunDirectory) -> int:
-    return len(read_trials(run.journal, run.name)) if run.journal.exists() else 0
+    return len(read_trials(run.journal)) if run.journal.exists() else 0
 
 
 def _option(name: str) -> str:

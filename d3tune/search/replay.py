@@ -56,7 +56,7 @@ def replay_trial(run: RunDirectory, number: int, say: Callable[[str], None]) -> 
         RunError: there is no such trial, or it has no configuration on record.
         D3TuneError: the dataset is another.
     """
-    trials = read_trials(run.journal, run.name)
+    trials = read_trials(run.journal)
     if not 0 <= number < len(trials):
         raise RunError(f"{run.path}: has no trial {number}; there are {len(trials)}, numbered from 0")
     trial = trials[number]
@@ -127,7 +127,7 @@ def replay_suggestions(run: RunDirectory) -> Replayed:
     Raises:
         RunError: the journal cannot be read.
     """
-    tape = Tape(run.journal, run.name)
+    tape = Tape(run.journal)
     config = load_backbone(run.search.backbone).config
     differences, compared = list[str](), 0
     while tape.play_to_suggestion():

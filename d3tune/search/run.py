@@ -192,7 +192,7 @@ def extend_run(run: RunDirectory, search: SearchConfig, space: Space, config: ty
             f"{run.path}: cannot be extended by this, its trials would not be comparable ({shortened(refused)}); "
             "give another --run-dir"
         )
-    trials = len(read_trials(run.journal, run.name)) if run.journal.exists() else 0
+    trials = len(read_trials(run.journal)) if run.journal.exists() else 0
     extension = Extension(_now(), trials, tuple(changed), **run.identity)
     extensions = (*run.extensions, extension)
     write_text(run.path / RUN_FILE, dump_yaml(_document(run.uid, run.created, run.dataset_path, wanted, extensions)))
@@ -237,7 +237,7 @@ def summaries() -> list[dict[str, Any]]:
         except (OSError, ValueError):
             continue
         if isinstance(summary, dict) and summary.keys() >= SUMMARY_KEYS:
-            found.append({**summary, "path": str(path.parent)})
+            found.append({**summary, "run": path.parent.name, "path": str(path.parent)})
     return found
 
 

@@ -62,7 +62,7 @@ class Ledger:
 
         Args:
             journal: path of the journal file.
-            name: the study's name.
+            name: the study's name where it is created.
             search: the frozen search configuration.
             space: what is searched.
             config: the backbone's configuration class.
@@ -226,7 +226,7 @@ class Ledger:
         self.study.tell(number, state=TrialState.FAIL)
 
 
-def read_trials(journal: Path, name: str) -> list[FrozenTrial]:
+def read_trials(journal: Path) -> list[FrozenTrial]:
     """Every trial of a study, without owning it or writing to it.
 
     Raises:
@@ -235,11 +235,23 @@ def read_trials(journal: Path, name: str) -> list[FrozenTrial]:
     if not journal.is_file():
         raise RunError(f"{journal}: there is no journal; the run has not begun")
     try:
-        storage = optuna.storages.JournalStorage(Journal(journal))
-        study = optuna.load_study(study_name=name, storage=storage)
-        return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        study = only_study(optuna.storages.JournalStorage(Journal(journal)))
+        trials = [] if study is None else study.get_trials(deepcopy=False)
     except UNREADABLE as error:
         raise RunError(f"{journal}: the study's journal cannot be read: {error}") from None
+    return [trial for trial in trials if trial.state != TrialState.WAITING]
+
+
+def only_study(storage: optuna.storages.BaseStorage) -> optuna.Study | None:
+    """The one study of a journal whatever its name, since a run directory may be renamed; None of an empty one.
+
+    Raises:
+        ValueError: there are several.
+    """
+    names = optuna.get_all_study_names(storage)
+    if len(names) > 1:
+        raise ValueError(f"it holds {len(names)} studies")
+    return optuna.load_study(study_name=names[0], storage=storage) if names else None
 
 
 def reports_of(trial: FrozenTrial) -> list[Report]:
@@ -274,7 +286,7 @@ def _open_study(path: Path, name: str) -> tuple[optuna.Study, Journal, str | Non
         mended = mend(path)
         journal = Journal(path)
         storage = optuna.storages.JournalStorage(journal)
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        study = only_study(storage) or optuna.create_study(storage=storage, study_name=name, direction="maximize")
     except UNREADABLE as error:
         logging.getLogger(__name__).debug("opening the journal", exc_info=True)
         raise RunError(f"{path}: the study's journal cannot be read: {error}") from None

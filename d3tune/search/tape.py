@@ -13,7 +13,7 @@ from d3tune.config import SearchConfig, TrialConfig
 from d3tune.errors import RunError
 from d3tune.search.journal import CREATE_TRIAL, RUNNING, SET_PARAM, SET_STATE, Journal, Log
 from d3tune.search.sampling import make_sampler, suggest
-from d3tune.search.study import UNREADABLE
+from d3tune.search.study import UNREADABLE, only_study
 from d3tune.space import Space
 
 # when and by which process a line was written is no part of what it says
@@ -49,12 +49,11 @@ class _Recorded(BaseJournalBackend):
 class Tape:
     """Plays a journal up to each suggestion."""
 
-    def __init__(self, journal: Path, name: str) -> None:
+    def __init__(self, journal: Path) -> None:
         """Read the journal; nothing is played yet but the study's creation.
 
         Args:
             journal: its path.
-            name: the study's name.
 
         Raises:
             RunError: it cannot be read.
@@ -64,9 +63,12 @@ class Tape:
         try:
             self._recorded = _Recorded(list(Journal(journal).read_logs(0)))
             self._play()
-            self._study = optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(self._recorded))
+            study = only_study(optuna.storages.JournalStorage(self._recorded))
         except UNREADABLE as error:
             raise RunError(f"{journal}: the study's journal cannot be read: {error}") from None
+        if study is None:
+            raise RunError(f"{journal}: there is no study in it; the run has not begun")
+        self._study = study
 
     @property
     def n_trials(self) -> int:

@@ -32,7 +32,7 @@ def run(new_run: NewRun, carry_out: CarryOut) -> RunDirectory:
     """A search with complete and pruned trials and one that failed."""
     run = new_run()
     carry_out(run, trials=6)
-    assert {trial.state for trial in read_trials(run.journal, run.name)} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.state for trial in read_trials(run.journal)} == {TrialState.COMPLETE, TrialState.PRUNED}
     return run
 
 
@@ -41,7 +41,7 @@ def faults(run: RunDirectory) -> list[str]:
 
 
 def number(run: RunDirectory, state: TrialState) -> int:
-    return next(trial.number for trial in read_trials(run.journal, run.name) if trial.state == state)
+    return next(trial.number for trial in read_trials(run.journal) if trial.state == state)
 
 
 def rewrite(run: RunDirectory, change: Callable[[Log], Log | None]) -> None:
@@ -221,5 +221,5 @@ def test_a_run_that_was_cut_off_is_told_from_one_that_was_closed(run: RunDirecto
 
 
 def test_the_best_value_is_that_of_the_best_complete_trial(run: RunDirectory) -> None:
-    complete = [t.value for t in read_trials(run.journal, run.name) if t.state == TrialState.COMPLETE]
+    complete = [t.value for t in read_trials(run.journal) if t.state == TrialState.COMPLETE]
     assert best_value(run) == max(value for value in complete if value is not None)

@@ -47,7 +47,7 @@ def searched(new_run: NewRun, carry_out: CarryOut) -> RunDirectory:
 
 
 def first(run: RunDirectory, state: TrialState) -> int:
-    return next(trial.number for trial in read_trials(run.journal, run.name) if trial.state == state)
+    return next(trial.number for trial in read_trials(run.journal) if trial.state == state)
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
@@ -57,7 +57,7 @@ def test_a_trial_trained_again_reports_the_same_to_the_last_bit(state: TrialStat
     replayed = replay_trial(searched, number, said.append)
     assert replayed.differences == []
     assert replayed.elsewhere == said == []
-    assert replayed.compared == len(read_trials(searched.journal, searched.name)[number].intermediate_values)
+    assert replayed.compared == len(read_trials(searched.journal)[number].intermediate_values)
     assert searched.journal.read_bytes() == before
 
 
@@ -106,7 +106,7 @@ def test_a_diverged_trial_diverges_again_at_the_same_place(
             carry_out(run, trials=1)
         replayed = replay_trial(run, 0, print)
         assert (replayed.compared, replayed.differences) == (1, [])
-    (trial,) = read_trials(run.journal, run.name)
+    (trial,) = read_trials(run.journal)
     (difference,) = replay_trial(run, 0, print).differences
     assert difference == f"{trial.user_attrs['failure']} then, it does not diverge now"
 

@@ -15,8 +15,8 @@ from d3tune.errors import NoUsableTrialError, RunError
 from d3tune.method.generators import load_backbone
 from d3tune.method.generators.gan import Gan
 from d3tune.search.executor import StopSignal, inprocess
-from d3tune.search.reports import Report
 from d3tune.search.planning import resumed_plan
+from d3tune.search.reports import Report
 from d3tune.search.run import RunDirectory, open_run, summaries
 from d3tune.search.search import Outcome
 from d3tune.search.study import Ledger, reports_of
@@ -106,7 +106,7 @@ def test_a_search_leaves_one_consistent_record(new_run: NewRun, carry_out: Carry
     # files and parent run say the same
     summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
     best = read_yaml(run.path / "best.yaml")
-    assert summary == summaries()[0]
+    assert {**summary, "path": str(run.path)} == summaries()[0] == run.read_summary()
     assert outcome.test is not None
     assert summary["test"] == json.loads(json.dumps(outcome.test.to_dict())) | {
         "H_per_seed": summary["test"]["H_per_seed"]

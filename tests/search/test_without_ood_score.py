@@ -55,7 +55,7 @@ def test_gaussian_is_confirmed_retrained_and_listed(begin: Begin, protocol: str,
     assert not {"AUROC", "FPR95"} & set(test.measured)
     assert {"H", "U", "S", "T1", "AUSUC"} <= set(test.measured)
     assert not {"AUROC", "FPR95"} & test.to_dict().keys()
-    names = {name for trial in read_trials(run.journal, run.name) for r in reports_of(trial) for name in r.metrics}
+    names = {name for trial in read_trials(run.journal) for r in reports_of(trial) for name in r.metrics}
     assert not any(name.endswith(("AUROC", "FPR95")) for name in names)
     assert all(math.isfinite(row["H"]) for row in test.per_seed)
 
