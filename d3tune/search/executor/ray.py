@@ -3,9 +3,7 @@
 import json
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +15,7 @@ from d3tune.config import Resources
 from d3tune.errors import D3TuneError, RunError, UsageError
 from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import StopSignal, TrialQueue, watchdog
+from d3tune.search.executor.temporary import TemporaryFolder
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report
 from d3tune.search.trial import RunningTrial
@@ -226,7 +225,7 @@ class RayExecutor:
             D3TuneError: the cluster cannot be reached.
         """
         self._resources = resources
-        self._temporary = Path(tempfile.mkdtemp(prefix="d3tune-"))
+        self._temporary = TemporaryFolder()
         _log_to(log_file)
         # Ray puts handlers of its own in place, which end the process where ours would drain it
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -256,7 +255,7 @@ class RayExecutor:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(self._temporary / "results"),
+                storage_path=str(self._temporary.path / "results"),
                 failure_config=tune.FailureConfig(max_failures=WORKER_FAILURES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 stop=_Drain(queue.stop),
@@ -301,7 +300,7 @@ class RayExecutor:
     def close(self) -> None:
         """Leave the cluster, or end the private Ray, and remove its files."""
         ray.shutdown()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.close()
 
     def _start(self, num_gpus: int | None) -> None:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -317,7 +316,7 @@ class RayExecutor:
             num_gpus=num_gpus,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(self._temporary / "ray"),
+            _temp_dir=str(self._temporary.path / "ray"),
             _node_ip_address="127.0.0.1",
             **common,
         )

@@ -1,0 +1,37 @@
+"""Processes of this machine, and how a worker ends with the one that started it."""
+
+import ctypes
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+ZOMBIE = "Z"
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and command line of every live process by its id; empty where there is no ``/proc``."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if fields[0] != ZOMBIE:
+            found[int(folder.name)] = (int(fields[1]), command.strip())
+    return found
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Live processes below one, and their command lines."""
+    table, below = processes(), {root}
+    while grown := {pid for pid, (parent, _) in table.items() if parent in below and pid not in below}:
+        below |= grown
+    return {pid: table[pid][1] for pid in below - {root} if pid in table}
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when the one that started it ends, however that ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
