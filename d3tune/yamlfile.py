@@ -1,6 +1,7 @@
 """Reading YAML that a user wrote: no tags, no duplicate keys, numbers as people write them."""
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
-        if not isinstance(key, str | int | float | bool):
+        if not isinstance(key, str | int | float | bool) or not str(key).isprintable():
             raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key '{key}' twice", key_node.start_mark)
@@ -63,8 +64,16 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     return loader.construct_yaml_int(node)
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    # an escape may write what no text in a terminal should hold
+    if any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in "\n\t" for sign in node.value):
+        raise yaml.constructor.ConstructorError(None, None, "a text with control characters", node.start_mark)
+    return str(loader.construct_yaml_str(node))
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

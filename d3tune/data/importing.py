@@ -128,14 +128,14 @@ def import_dataset(
 def _check_words(name: str, feature_tag: str, semantics_kind: str) -> None:
     if slug(name) != name or is_embedded(name) or len(name) > _LONGEST_NAME:
         raise UsageError(
-            f"'{name}' cannot be the name of a dataset; use up to {_LONGEST_NAME} letters, digits, '.', '_' and '-', "
+            f"{name!r} cannot be the name of a dataset; use up to {_LONGEST_NAME} letters, digits, '.', '_' and '-', "
             "not hanzi"
         )
     if slug(feature_tag)[:40] != feature_tag:
-        raise UsageError(f"feature tag '{feature_tag}' is wrong; use up to 40 letters, digits, '.', '_' and '-'")
+        raise UsageError(f"feature tag {feature_tag!r} is wrong; use up to 40 letters, digits, '.', '_' and '-'")
     if not SEMANTICS_KIND.fullmatch(semantics_kind):
         raise UsageError(
-            f"semantics kind '{semantics_kind}' is wrong; use a word in lower case without a digit at its end"
+            f"semantics kind {semantics_kind!r} is wrong; use a word in lower case without a digit at its end"
         )
 
 

@@ -49,7 +49,7 @@ class MatFile(ABC):
 
     def fail(self, key: str, problem: str) -> DatasetError:
         """An error about one key of this file."""
-        return DatasetError(f"{self.path}: '{key}' {problem}")
+        return DatasetError(f"{self.path}: '{_printable(key)[:40]}' {problem}")
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a numeric array in MATLAB's orientation; its values are not read.

@@ -151,7 +151,7 @@ def _within(numbers: npt.NDArray[Any], size: int) -> bool:
 
 
 def _map(path: Path, name: str, meta: dict[str, Any], *, verify: bool) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    array: npt.NDArray[Any] = np.lib.format.open_memmap(path / f"{name}.npy", mode="r")
     if array.dtype != _TYPES.get(name, np.int64) or list(array.shape) != meta["shapes"][name]:
         raise ValueError(f"{name}.npy is {array.dtype} {array.shape}")
     if (verify or name != "features") and array_digest(array) != meta["digests"][name]:

@@ -1,12 +1,13 @@
 """A report: what one evaluation of one trial said, as the study keeps it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
 from d3tune.config import Objective
-from d3tune.method.trainer import Evaluation
+from d3tune.method.trainer import DivergedError, Evaluation
 
 ACCURACIES = ("H", "H_raw", "U", "S", "T1", "AUSUC", "seen_offset")
 
@@ -60,6 +61,9 @@ def make_report(evaluations: Sequence[Evaluation], objective: Objective, seconds
         objective: what is maximised.
         seconds: time spent so far.
         prefix: names the selecting protocol, see `metric_prefix`.
+
+    Raises:
+        DivergedError: a metric is NaN or infinite, which no file and no study could hold.
     """
     metrics: dict[str, float] = {}
     values: dict[str, float] = {}
@@ -73,6 +77,9 @@ def make_report(evaluations: Sequence[Evaluation], objective: Objective, seconds
     metrics[f"{prefix}/T1_chance"] = fmean(evaluation.heads[best].T1_chance for evaluation in evaluations)
     metrics |= _means(f"{prefix}/", [evaluation.diagnostics for evaluation in evaluations])
     metrics |= _means("loss/", [evaluation.losses for evaluation in evaluations])
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise DivergedError(name, evaluations[0].update)
     return Report(evaluations[0].update, values[best], best, metrics, seconds)
 
 

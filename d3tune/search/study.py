@@ -220,7 +220,9 @@ class Ledger:
         return best
 
     def _tell_failed(self, number: int, reason: str) -> None:
-        text = " ".join(reason.split())[:MAX_FAILURE_TEXT]
+        # an exception may quote a file name that is no text; databases take no NUL
+        printable = reason.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+        text = " ".join(printable.split())[:MAX_FAILURE_TEXT]
         # an optuna.Trial would ask the sampler for values first
         self.study._storage.set_trial_user_attr(self._frozen(number)._trial_id, "failure", text)
         self.study.tell(number, state=TrialState.FAIL)

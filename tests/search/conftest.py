@@ -1,7 +1,9 @@
 """Small searches: a home of its own for each test, tiny hyper-parameters, a toy dataset as a pair of files."""
 
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,18 @@ import numpy as np
 import pytest
 import scipy.io
 
+from d3tune.cli import main
 from d3tune.config import Resources, SearchConfig
 from d3tune.method.generators import load_backbone
-from d3tune.search.executor import StopSignal
+from d3tune.search.executor import StopSignal, inprocess
+from d3tune.search.invariants import run_faults
 from d3tune.search.reports import Report
 from d3tune.search.request import Request, prepare_run
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome, Plan, run_search
-from d3tune.search.study import Ledger
+from d3tune.search.study import Ledger, read_trials, reports_of
 from d3tune.search.tracking import default_uri
+from d3tune.search.trial import RunningTrial
 from d3tune.space import Space, WarmStart, load_space
 
 TINY = {
@@ -29,7 +34,33 @@ TINY = {
     "head_epochs": 2,
     "n_synthetic_final": 5,
 }
+# trials of the toy dataset that take a tenth of a second
+LIGHT = {
+    "updates": 20,
+    "evaluations": 4,
+    "batch_size": 16,
+    "critic_steps": 1,
+    "hidden_dim": 8,
+    "embed_dim": 8,
+    "noise_dim": 4,
+    "teacher_epochs": 2,
+    "head_epochs": 2,
+    "n_synthetic_step": 2,
+    "n_synthetic_final": 3,
+    "generator_lr": 0.003,
+    "anchor": "none",
+    "heads": "[softmax, prototype]",
+}
 SEEN, UNSEEN, WIDTH, SEMANTICS = 12, 4, 24, 10
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +107,38 @@ def new_run(isolated: Path, mlflow_template: Path) -> Callable[..., RunDirectory
 
 
 @pytest.fixture
+def toy_options(tmp_path: Path, write_toy: Callable[..., Path]) -> Callable[..., tuple[str, ...]]:
+    """``toy_options(**hyper)``: options of a search of the toy dataset whose trials take a tenth of a second."""
+
+    def make(**hyper: Any) -> tuple[str, ...]:
+        if not (tmp_path / "toy").exists():
+            write_toy(tmp_path / "toy")
+        pairs = [("--set", f"{key}={value}") for key, value in {**LIGHT, **hyper}.items()]
+        settings = tuple(word for pair in pairs for word in pair)
+        toy = ("--dataset", "toy", "--data-dir", str(tmp_path / "toy"))
+        return (*toy, "--warm-start", "none", "--seed", "2", *settings)
+
+    return make
+
+
+@pytest.fixture
+def toy_run(
+    new_run: Callable[..., RunDirectory], tmp_path: Path, write_toy: Callable[..., Path]
+) -> Callable[..., RunDirectory]:
+    """``toy_run(hyper=…, **request)``: a run directory of a search of the toy dataset, see `LIGHT`."""
+
+    def make(hyper: dict[str, Any] | None = None, **request: Any) -> RunDirectory:
+        if not (tmp_path / "toy").exists():
+            write_toy(tmp_path / "toy")
+        toy = {"dataset": "toy", "data_dir": tmp_path / "toy", "warm_start": ("none",), "seed": 2}
+        return new_run({**LIGHT, **(hyper or {})}, **{**toy, **request})
+
+    return make
+
+
+@pytest.fixture
 def carry_out() -> Callable[..., Outcome]:
-    """``carry_out(run, trials=…)``: carry a run to a plan in this process, as its owner."""
+    """``carry_out(run, trials=…)``: carry a run to a plan in this process, as its owner; further words are `Plan`'s."""
 
     def search(
         run: RunDirectory,
@@ -86,13 +147,79 @@ def carry_out() -> Callable[..., Outcome]:
         seconds: float | None = None,
         stop: StopSignal | None = None,
         said: list[str] | None = None,
+        **further: Any,
     ) -> Outcome:
         plan = Plan(trials, seconds, Resources(executor="local"), confirm_seeds, False, default_uri())
+        plan = replace(plan, **further)
         lines = [] if said is None else said
         with run.owned():
             return run_search(run, plan, stop or StopSignal(), lines.append)
 
     return search
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """``command("resume", run)``: the command line in this process; anything but an exit is a traceback."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["d3tune", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        code = end.value.code
+        return Ended(code if isinstance(code, int) else int(bool(code)), out, err)
+
+    return run
+
+
+@pytest.fixture
+def on_report(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Report], None]], None]:
+    """``on_report(do)``: from now on ``do`` is called after each report with how many there were, and with it."""
+
+    def observe(do: Callable[[int, Report], None]) -> None:
+        made = [0]
+
+        class Observed(RunningTrial):
+            def next_report(self) -> Report:
+                report = super().next_report()
+                made[0] += 1
+                do(made[0], report)
+                return report
+
+        monkeypatch.setattr(inprocess, "RunningTrial", Observed)
+
+    return observe
+
+
+@pytest.fixture
+def sound() -> Callable[..., None]:
+    """``sound(run, trials)``: the run is done with so many trials, and study, folders and MLflow agree."""
+
+    def check(run: RunDirectory, trials: int, store: str | None = None) -> None:
+        assert (run.read_summary() or {}).get("state") == "done"
+        assert run_faults(run, store or default_uri()) == []
+        assert [trial.number for trial in read_trials(run.journal)] == list(range(trials))
+
+    return check
+
+
+@pytest.fixture
+def record() -> Callable[[RunDirectory], list[Any]]:
+    """``record(run)``: all that a search found, without what depends on when and where it was run."""
+
+    def of(run: RunDirectory) -> list[Any]:
+        rows = []
+        for trial in read_trials(run.journal):
+            reports = [replace(report, seconds=0.0, worker={}, notes=()) for report in reports_of(trial)]
+            failure = trial.user_attrs.get("failure")
+            weights = run.trial(trial.number) / "weights.safetensors"
+            kept = weights.read_bytes() if weights.exists() else None
+            rows.append((trial.state, trial.params, trial.value, trial.intermediate_values, failure, reports, kept))
+        return rows
+
+    return of
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from d3tune.search.executor import StopSignal
-from d3tune.search.executor.processes import processes
+from d3tune.search.executor.processes import alive, processes
 
 POLL_SECONDS = 0.5
 # Ray takes up to ten seconds to close what is left of it
@@ -55,8 +55,7 @@ class Lifeline:
 
     def _watch(self) -> None:
         while self._vital and not self._closing.wait(POLL_SECONDS):
-            alive = processes()
-            self.lost = " and ".join(name for pid, name in self._vital.items() if pid not in alive)
+            self.lost = " and ".join(name for pid, name in self._vital.items() if not alive(pid))
             if self.lost:
                 self.stop.requested = True
                 _thread.interrupt_main()

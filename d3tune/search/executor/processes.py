@@ -14,13 +14,21 @@ def processes() -> dict[int, tuple[int, str]]:
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            state, parent = _state_and_parent(folder)
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if fields[0] != ZOMBIE:
-            found[int(folder.name)] = (int(fields[1]), command.strip())
+        if state != ZOMBIE:
+            found[int(folder.name)] = (parent, command.strip())
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process lives."""
+    try:
+        return _state_and_parent(Path("/proc") / str(pid))[0] != ZOMBIE
+    except OSError:
+        return False
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -35,3 +43,8 @@ def end_with_parent() -> None:
     """Let the kernel end this process when the one that started it ends, however that ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def _state_and_parent(folder: Path) -> tuple[str, int]:
+    fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return fields[0], int(fields[1])

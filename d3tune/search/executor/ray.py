@@ -15,6 +15,8 @@ from d3tune.config import Resources
 from d3tune.errors import D3TuneError, RunError, UsageError
 from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import StopSignal, TrialQueue, watchdog
+from d3tune.search.executor.lifeline import Lifeline
+from d3tune.search.executor.processes import end_with_parent
 from d3tune.search.executor.temporary import TemporaryFolder
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report
@@ -50,6 +52,8 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take a trial; the training is built in the first step, where an error becomes a result."""
+        # one that outlived a killed search would write its checkpoints beside its successor's
+        end_with_parent()
         self._assignment = json.loads(config["assignment"])
         self._directory = Path(self._assignment["directory"])
         self._trial: RunningTrial | None = None
@@ -241,6 +245,7 @@ class RayExecutor:
 
     def run_trials(self, queue: TrialQueue) -> None:
         """See `Executor.run_trials`."""
+        self._lifeline.stop = queue.stop
         fatal = _Fatal(queue.stop)
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, self._request()),
@@ -275,16 +280,15 @@ class RayExecutor:
     ) -> list[Any]:
         """See `Executor.map`."""
         resources = self._resources
-        remote = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=2)(
-            function
-        )
+        self._lifeline.stop = stop
+        remote = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=2)(_call)
         results: dict[int, Any] = {}
         todo = list(enumerate(items))
         running: dict[Any, int] = {}
         while todo or running:
             while todo and len(running) < self.concurrency:
                 index, item = todo.pop(0)
-                running[remote.remote(*item)] = index
+                running[remote.remote(function, *item)] = index
             if stop.requested:
                 for reference in running:
                     ray.cancel(reference, force=True)
@@ -346,6 +350,12 @@ class RayExecutor:
                     )
             raise UsageError("no node has the CPUs and GPUs that one trial asks for; ask for less")
         return min(fits, self._resources.concurrency or fits)
+
+
+def _call(function: Callable[..., Any], *item: Any) -> Any:
+    """What `RayExecutor.map` runs in a worker."""
+    end_with_parent()
+    return function(*item)
 
 
 def _result(reference: Any) -> Any:
