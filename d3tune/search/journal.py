@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,10 @@ from d3tune.errors import RunError
 CREATE_TRIAL, SET_PARAM, SET_STATE, SET_USER_ATTR = 4, 5, 6, 8
 RUNNING, WAITING = 0, 4
 CONFIG_ATTR = "config"
+# every line of a batch but its last has this key: a batch whose last line is missing is no batch
+MORE = "more"
+# how a line ends that was written here: with the checksum of what is before it
+CHECK = b',"crc32":"'
 
 Log = dict[str, Any]
 
@@ -24,6 +29,10 @@ class Journal(BaseJournalBackend):
     """A journal that one process writes and any process reads.
 
     There is no lock file, which would outlive a killed process: the run directory has an owner (`RunDirectory.owned`).
+
+    Attributes:
+        path: of the file.
+        broken: why nothing more can be appended; empty where all is well.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,10 +41,10 @@ class Journal(BaseJournalBackend):
         Args:
             path: of the journal.
         """
-        self._path = path
+        self.path = path
         self._ends = [0]
         self._pending: list[Log] | None = None
-        self._broken = ""
+        self.broken = ""
         self._lock = threading.RLock()
         if not path.exists():
             path.touch()
@@ -55,8 +64,8 @@ class Journal(BaseJournalBackend):
             RunError: the file cannot be written; it is as it was before.
         """
         with self._lock:
-            if self._broken:
-                raise RunError(self._broken)
+            if self.broken:
+                raise RunError(self.broken)
             if self._pending is None:
                 self._write(logs)
             else:
@@ -78,7 +87,7 @@ class Journal(BaseJournalBackend):
                 self._write(self._pending)
         except BaseException as error:
             # the study in memory has what the file has not: it must not go on from there
-            self._broken = str(error) or f"{self._path}: the study was left in the middle of a change"
+            self.broken = str(error) or f"{self.path}: the study was left in the middle of a change"
             raise
         finally:
             self._pending = None
@@ -86,13 +95,13 @@ class Journal(BaseJournalBackend):
     def _stored(self, start: int) -> list[Log]:
         self._find_new_lines()
         begin, end = self._ends[min(start, len(self._ends) - 1)], self._ends[-1]
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(begin)
             content = file.read(end - begin)
         return [_parsed(line) for line in content.splitlines()]
 
     def _find_new_lines(self) -> None:
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(self._ends[-1])
             for line in file:
                 if line.endswith(b"\n"):
@@ -101,24 +110,25 @@ class Journal(BaseJournalBackend):
     def _write(self, logs: list[Log]) -> None:
         if not logs:
             return
-        lines = [json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs]
+        marked = [*({**log, MORE: True} for log in logs[:-1]), logs[-1]]
+        lines = [_line(log) for log in marked]
         size = self._ends[-1]
         try:
-            with self._path.open("ab") as file:
+            with self.path.open("ab") as file:
                 size = file.tell()
                 file.write(b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            _truncate(self._path, size)
+            _truncate(self.path, size)
             raise RunError(
-                f"{self._path}: cannot be written: {error.strerror}; nothing is lost: mend that, then resume"
+                f"{self.path}: cannot be written: {error.strerror}; nothing is lost: mend that, then resume"
             ) from None
         self._find_new_lines()
 
 
 def mend(path: Path) -> str | None:
-    """Cut off what a killed process left unfinished: a part of a line, and a trial that was not wholly suggested.
+    """Cut off what a killed process left unfinished: a part of a line or of a batch, a trial not wholly suggested.
 
     Args:
         path: of a journal whose owner is the caller.
@@ -135,12 +145,25 @@ def mend(path: Path) -> str | None:
         content = file.read()
     keep = content.rfind(b"\n") + 1
     what = "half a line" if keep < len(content) else None
+    begun = _unfinished_batch(content[:keep])
+    if begun is not None:
+        keep, what = begun, "an entry that was not wholly written"
     begun = _unfinished_suggestion(content[:keep])
     if begun is not None:
         keep, what = begun, "a trial that was not wholly suggested"
     if what is not None:
         _truncate(path, keep)
     return what
+
+
+def _unfinished_batch(content: bytes) -> int | None:
+    """Where the batch begins whose last line is missing; None where there is none such."""
+    begin = len(content)
+    for line in reversed(content.splitlines(keepends=True)):
+        if MORE not in _parsed(line):
+            break
+        begin -= len(line)
+    return begin if begin < len(content) else None
 
 
 def _unfinished_suggestion(content: bytes) -> int | None:
@@ -163,13 +186,21 @@ def _unfinished_suggestion(content: bytes) -> int | None:
     return begun
 
 
+def _line(log: Log) -> bytes:
+    body = json.dumps(log, separators=(",", ":")).encode().removesuffix(b"}")
+    return body + CHECK + f'{zlib.crc32(body):08x}"}}\n'.encode()
+
+
 def _parsed(line: bytes) -> Log:
-    """A line as a log.
+    """A line as a log; one that Optuna or an editor wrote has no checksum.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not one, or not what was written.
     """
     log = json.loads(line)
+    body, checked, _ = line.rpartition(CHECK)
+    if checked and log["crc32"] != f"{zlib.crc32(body):08x}":
+        raise ValueError(f"a changed entry: {line[:60]!r}")
     if not isinstance(log, dict) or not isinstance(log.get("op_code"), int):
         raise ValueError(f"not a journal entry: {line[:60]!r}")
     return log

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from d3tune.config import SearchConfig
 from d3tune.search.reports import best_report
 from d3tune.search.study import reports_of
-from d3tune.search.tracking import RUN_TAG, STATE_TAG, STATUS, TRIAL_TAG, first_line, trial_params
+from d3tune.search.tracking import RUN_TAG, STATE_TAG, STATUS, TRIAL_TAG, first_line, mirrored_metrics, trial_params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -117,7 +117,7 @@ def _expected(search: SearchConfig, trial: FrozenTrial) -> dict[str, dict[int, f
     rows: dict[str, dict[int, float]] = {}
     for index, report in enumerate(reports):
         best = best_report(reports[: index + 1]).value
-        for name, value in {**report.metrics, search.best_metric: best}.items():
+        for name, value in {**mirrored_metrics(report), search.best_metric: best}.items():
             if math.isfinite(value):
                 rows.setdefault(name, {})[report.update] = value
     return rows

@@ -2,9 +2,11 @@
 
 import logging
 import math
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._search, self._space, self._config = search, space, config
         self._updates = config(**space.fixed).updates
+        self._lock = threading.RLock()
         self.study, self._journal, self.mended = _open_study(journal, name)
         self.study.pruner = make_pruner(search.pruner, self._updates)
         self._enqueue_warm_starts()
@@ -81,7 +84,11 @@ class Ledger:
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial that was ever given out, in order of number; warm starts not yet begun are left out."""
-        return [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        with self._lock:
+            if self._journal.broken:
+                # what the file did not take did not happen
+                return read_trials(self._journal.path)
+            return [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
     def next_trial(self, limit: int) -> Assignment | None:
         """The next trial to run: an interrupted one, else a warm start, else a suggestion.
@@ -108,7 +115,7 @@ class Ledger:
     def _suggested(self) -> Assignment | None:
         """A new trial; None where the suggestion is no legal configuration, which then is a FAIL on record."""
         self.study.sampler = make_sampler(self._search.sampler, self._search.seed, len(self.trials()))
-        with warnings.catch_warnings(), self._journal.batch():
+        with warnings.catch_warnings(), self._one_change():
             warnings.simplefilter("ignore", ExperimentalWarning)
             return self._configured(self.study.ask())
 
@@ -133,7 +140,7 @@ class Ledger:
         if trial is None:
             return True
         frozen = self._frozen(number)
-        with self._journal.batch():
+        with self._one_change():
             if report.update not in frozen.intermediate_values:
                 self._record(trial, frozen, report)
             if report.update >= self._updates or not trial.should_prune():
@@ -156,7 +163,7 @@ class Ledger:
         if reason is not None:
             self.fail(number, reason)
             return
-        with self._journal.batch():
+        with self._one_change():
             best = self._record_best(trial)
             self.study.tell(number, best.value)
         del self._running[number]
@@ -164,7 +171,7 @@ class Ledger:
     def fail(self, number: int, reason: str) -> None:
         """The trial failed or diverged: FAIL with the reason; does nothing where its outcome is recorded."""
         if number in self._running:
-            with self._journal.batch():
+            with self._one_change():
                 self._tell_failed(number, reason)
             del self._running[number]
 
@@ -201,6 +208,12 @@ class Ledger:
             params = enqueue_params(self._space, point.values)
             self.study.enqueue_trial(params, user_attrs={"warm_start": point.name}, skip_if_exists=True)
         self.study.set_user_attr("warm_starts_of", self._space.hash)
+
+    @contextmanager
+    def _one_change(self) -> Iterator[None]:
+        """Write what is done to the study as one; other threads see all of it or nothing."""
+        with self._lock, self._journal.batch():
+            yield
 
     def _record(self, trial: optuna.Trial, frozen: FrozenTrial, report: Report) -> None:
         reports = [*reports_of(frozen), report]

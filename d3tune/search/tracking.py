@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from d3tune.config import SearchConfig
 from d3tune.errors import UsageError
 from d3tune.files import home, slug, writable_directory
-from d3tune.search.reports import best_report
+from d3tune.search.reports import Report, best_report
 from d3tune.search.study import Ledger, reports_of
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ class Mirror:
         rows = [
             (key, value, report.update)
             for report, so_far in zip(fresh, best, strict=True)
-            for key, value in {**report.metrics, self._search.best_metric: so_far}.items()
+            for key, value in {**mirrored_metrics(report), self._search.best_metric: so_far}.items()
         ]
         params = {} if trial.number in self._with_params else trial_params(trial)
         ended = trial.state != TrialState.RUNNING
@@ -358,6 +358,16 @@ def first_line(error: Exception) -> str:
     """An error's type and the first line of what it says, without the paragraphs that clients add."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def mirrored_metrics(report: Report) -> dict[str, float]:
+    """What MLflow shows of a report: of each head H alone, of the best head everything, losses and diagnostics.
+
+    The rest stays in the study: every value costs MLflow some 50 µs, and its pages drown in a metric a head and kind.
+    """
+    return {
+        name: value for name, value in report.metrics.items() if name.count("/") < 2 or name.rpartition("/")[2] == "H"
+    }
 
 
 def trial_params(trial: FrozenTrial) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 import _thread
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from d3tune.search.executor import StopSignal
-from d3tune.search.executor.processes import alive, processes
+from d3tune.search.executor.processes import alive, descendants, left_of, processes
 
 POLL_SECONDS = 0.5
 # Ray takes up to ten seconds to close what is left of it
@@ -47,11 +49,14 @@ class Lifeline:
     def release(self) -> None:
         """What is watched ends now because it shall; call `close` once it has."""
         self._closing.set()
+        self._below = descendants(os.getpid()) if self.lost else {}
 
     def close(self) -> None:
-        """The main thread was not stuck."""
-        self._closing.set()
+        """All is over and the main thread was not stuck; ends what lost its parent instead of being told to end."""
         self._closed.set()
+        for pid in left_of(self._below):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _watch(self) -> None:
         while self._vital and not self._closing.wait(POLL_SECONDS):

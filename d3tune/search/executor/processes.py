@@ -3,6 +3,7 @@
 import ctypes
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -37,6 +38,12 @@ def descendants(root: int) -> dict[int, str]:
     while grown := {pid for pid, (parent, _) in table.items() if parent in below and pid not in below}:
         below |= grown
     return {pid: table[pid][1] for pid in below - {root} if pid in table}
+
+
+def left_of(seen: Mapping[int, str]) -> dict[int, str]:
+    """Which of some processes still live, by id and command line; Ray's change theirs behind the colons."""
+    table = processes()
+    return {p: c for p, c in seen.items() if p in table and table[p][1].split("::")[0] == c.split("::")[0]}
 
 
 def end_with_parent() -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from d3tune.config import Resources
 from d3tune.errors import D3TuneError, RunError, UsageError
 from d3tune.method.trainer import DivergedError
-from d3tune.search.executor import StopSignal, TrialQueue, watchdog
+from d3tune.search.executor import StopSignal, TrialQueue, messages, watchdog
 from d3tune.search.executor.lifeline import Lifeline
 from d3tune.search.executor.processes import end_with_parent
 from d3tune.search.executor.temporary import TemporaryFolder
@@ -228,9 +229,10 @@ class RayExecutor:
             UsageError: a trial can never fit.
             D3TuneError: the cluster cannot be reached.
         """
-        self._resources = resources
+        self._resources, self._log_file = resources, log_file
+        self._lifeline: Lifeline | None = None
         self._temporary = TemporaryFolder()
-        _log_to(log_file)
+        messages.send_to(log_file)
         # Ray puts handlers of its own in place, which end the process where ours would drain it
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -238,6 +240,7 @@ class RayExecutor:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
+            self._lifeline = Lifeline(("raylet", "gcs_server"), self._abandon)
             self.concurrency = self._fitting()
         except BaseException:
             self.close()
@@ -245,7 +248,7 @@ class RayExecutor:
 
     def run_trials(self, queue: TrialQueue) -> None:
         """See `Executor.run_trials`."""
-        self._lifeline.stop = queue.stop
+        self._watch_for(queue.stop)
         fatal = _Fatal(queue.stop)
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, self._request()),
@@ -280,7 +283,7 @@ class RayExecutor:
     ) -> list[Any]:
         """See `Executor.map`."""
         resources = self._resources
-        self._lifeline.stop = stop
+        self._watch_for(stop)
         remote = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=2)(_call)
         results: dict[int, Any] = {}
         todo = list(enumerate(items))
@@ -302,9 +305,31 @@ class RayExecutor:
         return [results[index] for index in range(len(items))]
 
     def close(self) -> None:
-        """Leave the cluster, or end the private Ray, and remove its files."""
+        """Leave the cluster, or end the private Ray, and remove its files.
+
+        Raises:
+            D3TuneError: Ray had ended by itself.
+        """
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            lifeline.release()
         ray.shutdown()
         self._temporary.close()
+        if lifeline is not None:
+            lifeline.close()
+            if lifeline.lost:
+                raise D3TuneError(self._lost(lifeline.lost))
+
+    def _watch_for(self, stop: StopSignal) -> None:
+        if self._lifeline is not None:
+            self._lifeline.stop = stop
+
+    def _abandon(self, lost: str) -> None:
+        self._temporary.close()
+        print(f"d3tune: {self._lost(lost)}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _lost(self, lost: str) -> str:
+        return f"Ray's {lost} ended unexpectedly (see {self._log_file}); nothing recorded is lost: resume the run"
 
     def _start(self, num_gpus: int | None) -> None:
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -369,10 +394,3 @@ def _result(reference: Any) -> Any:
 
 def _trial_name(trial: Any) -> str:
     return f"trial-{trial.config['number']:05d}-{trial.trial_id}"
-
-
-def _log_to(path: Path) -> None:
-    """Send what Ray logs in this process to a file, not to the terminal."""
-    logger = logging.getLogger("ray")
-    logger.handlers[:] = [logging.FileHandler(path, encoding="utf-8", delay=True)]
-    logger.propagate = False

@@ -1,0 +1,1 @@
+"""Measurements of what d3tune costs and gains; each is a module that is run."""
