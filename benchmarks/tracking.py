@@ -14,9 +14,10 @@ So the share counts what tracking computes in any thread, in seconds of one core
 disk, network, the interpreter lock. Where the search waits for the tracker's thread to compute, both count: the sum is
 an upper bound. How much longer the search takes lies between the blocked part, where the cores have time left, and the
 sum. The limit is on the blocked part, which is what the search loses; the CPU part has none, since MLflow itself takes
-more for the same study in the fewest calls (the last figure). Preparing a store's tables is left out; creating experiment and runs and writing the rest at the end is not. What
-a server computes is shown, and not part of the share: it may be elsewhere. The end of the search, after its last
-report, is part of both: it is the same for a search of hours, so short runs overstate it.
+more for the same study in the fewest calls (the last figure). Preparing a store's tables is left out; creating
+experiment and runs and writing the rest at the end is not. What a server computes is shown, and not part of the share:
+it may be elsewhere. The end of the search, after its last report, is part of both: it is the same for a search of
+hours, so short runs overstate it.
 
 The last figure is MLflow's own: the CPU s to write the same study after the search, in the fewest calls there are.
 d3tune writes of each report what `mirrored_metrics` leaves, the callback everything.
