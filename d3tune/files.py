@@ -10,6 +10,9 @@ from typing import Any
 
 from d3tune.errors import D3TuneError, UsageError
 
+# how the names of files begin that only try whether a directory can be written
+PROBE = ".d3tune-"
+
 
 def home() -> Path:
     """The folder for prepared datasets, runs and the MLflow store: ``$D3TUNE_HOME``, else ``~/.d3tune``.
@@ -27,7 +30,7 @@ def writable_directory(path: Path, advice: str) -> Path:
     Raises:
         D3TuneError: it cannot; the message ends with ``advice``.
     """
-    probe = path / f".d3tune-{secrets.token_hex(6)}"
+    probe = path / f"{PROBE}{secrets.token_hex(6)}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -61,12 +64,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, sync it, and rename it into place.
 
     A reader sees the old content or the new, never a part, also after a power cut.
+
+    Raises:
+        OSError: it cannot; it names ``path``.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         write(temporary)
         sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        raise _of(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
@@ -90,6 +98,8 @@ def write_new(path: Path, text: str) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        raise _of(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
@@ -108,6 +118,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _of(path: Path, error: OSError) -> OSError:
+    """The same error of the file that was meant: a full disk names none, and the temporary one says nothing."""
+    return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
 
 
 def _write_utf8(path: Path, text: str) -> None:

@@ -209,8 +209,13 @@ def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:
     from d3tune.search.search import run_search
 
     stop = StopSignal()
-    with run.owned(say), draining(stop):
-        outcome = run_search(run, plan, stop, say)
+    try:
+        with run.owned(say), draining(stop):
+            outcome = run_search(run, plan, stop, say)
+    except KeyboardInterrupt:
+        # while MLflow was being closed
+        say(f"stopped; go on with: d3tune resume {run.path}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     put(outcome.run.read_summary() if as_json else outcome_text(outcome, plan.tracking_uri))
     if outcome.interrupted:
         say(f"stopped; go on with: d3tune resume {run.path}")

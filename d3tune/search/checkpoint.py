@@ -1,7 +1,8 @@
-"""Trial checkpoints and kept weights: safetensors beside a JSON manifest with a SHA-256."""
+"""Trial checkpoints and kept weights: safetensors beside a JSON manifest with a SHA-256, and a checksum of itself."""
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from d3tune.files import write_atomically, write_json
+from d3tune.files import write_atomically, write_text
 
 KEEP = 2
 WEIGHTS = "weights.json"
 OPTIMIZER_STATE = "/adam/"
+# how a manifest ends that was written here: with the checksum of what is before it
+CHECK = ',\n  "crc32": "'
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,10 @@ def weights_update(directory: Path) -> int | None:
 
 
 def remove_weights(directory: Path) -> None:
-    """Delete the kept weights of a trial."""
-    _remove(directory / WEIGHTS)
+    """Delete the kept weights of a trial; the manifest last, without which nobody would know of them."""
+    manifest = directory / WEIGHTS
+    manifest.with_suffix(".safetensors").unlink(missing_ok=True)
+    manifest.unlink(missing_ok=True)
 
 
 def _write(manifest: Path, checkpoint: Checkpoint) -> None:
@@ -94,7 +99,8 @@ def _write(manifest: Path, checkpoint: Checkpoint) -> None:
     write_atomically(weights, lambda path: save_file(tensors, path))
     # the manifest comes last: a checkpoint without one does not exist
     content = {"update": checkpoint.update, "sha256": _sha256(weights), "reports": checkpoint.reports}
-    write_json(manifest, content)
+    body = json.dumps(content, indent=2, allow_nan=False).removesuffix("\n}")
+    write_text(manifest, f'{body}{CHECK}{zlib.crc32(body.encode()):08x}"\n}}\n')
 
 
 def _manifests(directory: Path) -> list[Path]:
@@ -104,7 +110,11 @@ def _manifests(directory: Path) -> list[Path]:
 def _read(manifest: Path) -> Checkpoint | None:
     weights = manifest.with_suffix(".safetensors")
     try:
-        value: Mapping[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        text = manifest.read_text(encoding="utf-8")
+        value: Mapping[str, Any] = json.loads(text)
+        body, checked, _ = text.rpartition(CHECK)
+        if checked and value["crc32"] != f"{zlib.crc32(body.encode()):08x}":
+            return None
         if _sha256(weights) != value["sha256"]:
             return None
         return Checkpoint(int(value["update"]), load_file(weights), list(value["reports"]))

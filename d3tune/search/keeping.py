@@ -51,10 +51,13 @@ class Keeper:
     def _settle(self, trial: FrozenTrial) -> None:
         directory = self._directory(trial.number)
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / RECORD, record_of(trial))
         remove_checkpoints(directory)
         if trial.state != TrialState.COMPLETE:
             remove_weights(directory)
+        for half_written in directory.glob(f".{RECORD}.*"):
+            half_written.unlink(missing_ok=True)
+        # last: who finds the record finds nothing left to do
+        write_json(directory / RECORD, record_of(trial))
 
     def _drop_weights(self, trials: list[FrozenTrial]) -> None:
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]

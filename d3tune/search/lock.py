@@ -45,6 +45,8 @@ def owned(directory: Path, say: Callable[[str], None] | None = None) -> Iterator
         try:
             _write(file, json.dumps(_self()))
         except OSError as error:
+            # half a name would look like an owner that was killed
+            _write(file, "")
             raise RunError(f"{directory}: cannot be written: {error.strerror}; mend that, then resume") from None
         try:
             yield
@@ -136,7 +138,8 @@ def _named(owner: dict[str, Any]) -> str:
 
 
 def _write(file: IO[str], text: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(text)
-    file.flush()
+    # past the file's buffer, which would be written again when it is closed; it is open for appending
+    os.ftruncate(file.fileno(), 0)
+    left = text.encode()
+    while left:
+        left = left[os.write(file.fileno(), left) :]

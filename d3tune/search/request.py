@@ -68,8 +68,11 @@ def prepare_run(request: Request, say: Callable[[str], None] | None = None) -> t
     make_sampler(search.sampler, 0, 0)
     space = _resolved_space(request, dataset, backbone.config, say)
     if request.extend:
-        return _extended(request, search, space, backbone.config), False
-    return create_run(request.run_dir, search, prepared_path(dataset), space)
+        run, new = _extended(request, search, space, backbone.config), False
+    else:
+        run, new = create_run(request.run_dir, search, prepared_path(dataset), space)
+    # of the same content; an earlier command may have found it elsewhere
+    return replace(run, dataset_path=prepared_path(dataset)), new
 
 
 def _extended(request: Request, search: SearchConfig, space: Space, config: type[TrialConfig]) -> RunDirectory:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault
 from d3tune.errors import RunError, nearest
-from d3tune.files import home, slug, writable_directory, write_json, write_new, write_text
+from d3tune.files import PROBE, home, slug, writable_directory, write_json, write_new, write_text
 from d3tune.search.extending import Extension, differences, incompatible, shortened
 from d3tune.search.lock import owned, refuse_shared
 from d3tune.search.study import read_trials
@@ -153,8 +153,11 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
         return run, False
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; give another --run-dir")
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and _holds_something_else(path):
         raise RunError(f"{path}: is not empty and not a run; give another --run-dir")
+    with suppress(OSError):
+        # whatever the umask: nobody else decides what is run
+        path.mkdir(mode=0o775, parents=True, exist_ok=True)
     writable_directory(path, "give another --run-dir")
     refuse_shared(path)
     uid, created = secrets.token_hex(8), _now()
@@ -229,12 +232,13 @@ def open_run(name: str) -> RunDirectory:
 
 
 def summaries() -> list[dict[str, Any]]:
-    """The summaries of all runs under ``$D3TUNE_HOME/runs``, damaged ones left out."""
+    """The summaries of all runs under ``$D3TUNE_HOME/runs``; damaged ones, and what others may write, are left out."""
     found = []
     for path in sorted((home() / "runs").glob(f"*/{SUMMARY_FILE}")):
         try:
+            refuse_shared(path.parent)
             summary = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RunError):
             continue
         if isinstance(summary, dict) and summary.keys() >= SUMMARY_KEYS:
             found.append({**summary, "run": path.parent.name, "path": str(path.parent)})
@@ -254,6 +258,12 @@ def _now() -> str:
 
 def _identity(search: SearchConfig, space: Space) -> dict[str, Any]:
     return {"search": search.model_dump(mode="json"), "space": space.to_dict()}
+
+
+def _holds_something_else(path: Path) -> bool:
+    """Whether a directory is in use for something; the same command at the same moment may be creating the run."""
+    names = [item.name for item in path.iterdir()]
+    return RUN_FILE not in names and not all(name.startswith((PROBE, f".{RUN_FILE}.")) for name in names)
 
 
 def _refuse_difference(run: RunDirectory, wanted: dict[str, Any]) -> None:

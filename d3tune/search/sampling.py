@@ -9,7 +9,7 @@ from optuna.exceptions import ExperimentalWarning
 
 from d3tune.config import Sampler, TrialConfig
 from d3tune.errors import UsageError
-from d3tune.space import Parameter, Space, is_integer
+from d3tune.space import Parameter, Space, contains, is_integer
 
 STARTUP_TRIALS = 10
 
@@ -47,6 +47,18 @@ def enqueue_params(space: Space, values: dict[str, Any]) -> dict[str, Any]:
         if not (parameter.off and value == 0):
             params[name] = _encoded(parameter, value)
     return params
+
+
+def fitting_params(space: Space, params: dict[str, Any]) -> dict[str, Any]:
+    """Those of Optuna's parameters, perhaps of a wider space, that this one can suggest."""
+
+    def fits(name: str, value: Any) -> bool:
+        parameter = space.parameters.get(name.removesuffix(".on"))
+        if parameter is None:
+            return False
+        return parameter.off if name.endswith(".on") else contains(parameter, value)
+
+    return {name: value for name, value in params.items() if fits(name, value)}
 
 
 def make_sampler(kind: Sampler, seed: int, number: int) -> optuna.samplers.BaseSampler:

@@ -155,8 +155,13 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
         outcome.counts = counts(ledger.trials())
         outcome.winner = winner(ledger.trials())
         summary = summarise(outcome, ledger.trials(), "interrupted" if stop.requested else state)
-        _write_summary(run, summary, say)
+        unwritten = _write_summary(run, summary)
+        if unwritten is not None and summary["state"] == "failed":
+            # another error is on its way
+            say(unwritten)
         outcome.mirrored = _finish_mirror(mirror, run, summary, say)
+    if unwritten is not None:
+        raise RunError(f"{unwritten}; mend that, then resume")
     outcome.link = mirror.link()
     outcome.bytes = bytes_used(run.path)
     return outcome
@@ -164,20 +169,24 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
 
 def _extended(plan: Plan, ledger: Ledger, say: Say) -> Plan:
     """The plan with failed trials enqueued again, and with no fewer trials than there are."""
+    # asked for by a process that died before it had written its plan
+    asked_before = ledger.waiting_retries
     again = ledger.retry_failed(plan.retry_failed) if plan.retry_failed else []
     if again:
         say(f"trying again what failed: {', '.join(str(number) for number in again)}")
     there = len(ledger.trials())
     if plan.trials < there:
         say(f"{there} trials are there already; {plan.trials} in all adds none")
-    return replace(plan, trials=max(plan.trials, there) + len(again))
+    return replace(plan, trials=max(plan.trials, there + asked_before) + len(again))
 
 
-def _write_summary(run: RunDirectory, summary: dict[str, Any], say: Say) -> None:
+def _write_summary(run: RunDirectory, summary: dict[str, Any]) -> str | None:
+    """Write it; returns why that could not be done, which is no reason to leave MLflow behind."""
     try:
         run.write_summary(summary)
     except OSError as error:
-        say(f"{run.path}: the summary cannot be written: {error.strerror}; the study is whole")
+        return f"{run.path}: the summary cannot be written: {error.strerror}; the study is whole"
+    return None
 
 
 def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:

@@ -21,11 +21,13 @@ from d3tune.errors import RunError
 from d3tune.search.journal import CONFIG_ATTR, Journal, mend
 from d3tune.search.pruning import make_pruner
 from d3tune.search.reports import Report, best_report, collapse
-from d3tune.search.sampling import enqueue_params, make_sampler, suggest
+from d3tune.search.sampling import enqueue_params, fitting_params, make_sampler, suggest
 from d3tune.space import Space
 
 REPORT_KEY = "report:"
 RETRY_ATTR, WORKER_ATTR = "retry_of", "worker"
+# where Optuna keeps the parameters of a trial that is enqueued
+FIXED_PARAMS = "fixed_params"
 # what a journal that is no journal, or not ours, makes Optuna raise
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError)
 MAX_FAILURE_TEXT = 500
@@ -188,8 +190,15 @@ class Ledger:
         retried = {trial.user_attrs.get(RETRY_ATTR) for trial in everyone}
         failed = [t for t in everyone if t.state == TrialState.FAIL and t.number not in retried and t.params]
         for trial in failed[:count]:
-            self.study.enqueue_trial(trial.params, user_attrs={RETRY_ATTR: trial.number})
+            params = fitting_params(self._space, trial.params)
+            self.study.enqueue_trial(params, user_attrs={RETRY_ATTR: trial.number})
         return [trial.number for trial in failed[:count]]
+
+    @property
+    def waiting_retries(self) -> int:
+        """How many failed trials are enqueued again and were not begun."""
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return sum(RETRY_ATTR in trial.user_attrs for trial in waiting)
 
     @property
     def running(self) -> list[int]:
@@ -204,10 +213,19 @@ class Ledger:
         # an extended space may have others
         if self.study.user_attrs.get("warm_starts_of") == self._space.hash:
             return
+        self._fit_waiting()
         for point in self._space.warm_start:
             params = enqueue_params(self._space, point.values)
             self.study.enqueue_trial(params, user_attrs={"warm_start": point.name}, skip_if_exists=True)
         self.study.set_user_attr("warm_starts_of", self._space.hash)
+
+    def _fit_waiting(self) -> None:
+        """Of trials enqueued and not yet begun: what lies outside the space now is suggested within it."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            params = trial.system_attrs.get(FIXED_PARAMS, {})
+            fitting = fitting_params(self._space, params)
+            if fitting != params:
+                self.study._storage.set_trial_system_attr(trial._trial_id, FIXED_PARAMS, fitting)
 
     @contextmanager
     def _one_change(self) -> Iterator[None]:

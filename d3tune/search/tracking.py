@@ -38,6 +38,8 @@ RUN_TAG, TRIAL_TAG, STATE_TAG = "d3tune.run", "d3tune.trial", "d3tune.state"
 PARENT_TAG = "mlflow.parentRunId"
 SYNC_SECONDS = 3.0
 RETRY_SECONDS = 1.0
+# what SQLite says of a store that may be used again later
+PASSING = ("database is locked", "database or disk is full", "disk I/O error")
 # an MLflow batch holds 1000 entities, 100 of them parameters
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
@@ -145,7 +147,7 @@ class Mirror:
             try:
                 self.sync()
             except Exception as error:
-                if "locked" in str(error):
+                if any(words in str(error) for words in PASSING):
                     self._note(error)
                 else:
                     raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {first_line(error)}") from None
@@ -251,6 +253,8 @@ class Mirror:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # else a store that is locked or full prints a traceback at each try; it is told in one line
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         client = MlflowClient(self.uri)
         experiment = client.get_experiment_by_name(self.experiment_name)
         if experiment is None:
@@ -326,7 +330,8 @@ class Mirror:
             tags["d3tune.failure"] = trial.user_attrs["failure"]
         _log(client, run_id, rows, params, tags)
         self._with_params.add(trial.number)
-        self._written[trial.number] = max((report.update for report in reports), default=0)
+        # a study that lost its last record is behind MLflow until it has made that again
+        self._written[trial.number] = max(self._written.get(trial.number, 0), *(r.update for r in reports), 0)
         if ended:
             # last: a later process takes a run with the tag and this status for finished
             client.set_terminated(run_id, STATUS[trial.state])

@@ -1,10 +1,14 @@
 """Small searches: a home of its own for each test, tiny hyper-parameters, a toy dataset as a pair of files."""
 
+import importlib.util
+import resource
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -83,6 +87,19 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path / "work")
     return home
+
+
+@pytest.fixture(scope="session")
+def commands() -> ModuleType:
+    """The module ``commands.py`` beside this file; pytest's import mode lets no test import it."""
+    path = Path(__file__).with_name("commands.py")
+    spec = importlib.util.spec_from_file_location("d3tune_test_commands", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +208,22 @@ def on_report(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Repor
         monkeypatch.setattr(inprocess, "RunningTrial", Observed)
 
     return observe
+
+
+@pytest.fixture
+def no_file_larger() -> Callable[[int], AbstractContextManager[None]]:
+    """A context: the kernel lets this process write no file beyond so many bytes, as on a disk that fills up."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture

@@ -9,11 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,144 +18,16 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import Resources
-from d3tune.method.generators import load_backbone
 from d3tune.search.reports import Report
-from d3tune.search.run import RunDirectory, open_run
+from d3tune.search.run import RunDirectory
 from d3tune.search.search import training_job
-from d3tune.search.study import Ledger, reports_of, winner
+from d3tune.search.study import read_trials, reports_of, winner
 from d3tune.search.trial import RunningTrial
 
 # MLflow on SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
-PATIENCE = 180.0
 RESOURCES = Resources(executor="local")
-PROGRAM = [sys.executable, "-c", "from d3tune.cli import main; main()"]
-
-
-def processes() -> dict[int, tuple[int, str]]:
-    """Parent and command line of every live process."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            found[int(folder.name)] = (int(fields[1]), command.strip())
-    return found
-
-
-def descendants(root: int) -> dict[int, str]:
-    """Processes below ``root`` and their command lines."""
-    table, below = processes(), {root}
-    while grown := {pid for pid, (parent, _) in table.items() if parent in below and pid not in below}:
-        below |= grown
-    return {pid: table[pid][1] for pid in below - {root} if pid in table}
-
-
-def trial_actors(root: int) -> set[int]:
-    """Processes below ``root`` that run trials now."""
-    found = descendants(root).items()
-    return {pid for pid, command in found if command.startswith("ray::") and "TrialActor" in command}
-
-
-def state(pid: int) -> str:
-    """The kernel's letter for what a process does."""
-    return (Path("/proc") / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for something that is bound to happen."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"waited in vain for {what}")
-
-
-@dataclass
-class Command:
-    """A running ``d3tune`` with all processes it ever had."""
-
-    process: subprocess.Popen[str]
-    out: list[str] = field(default_factory=list)
-    err: list[str] = field(default_factory=list)
-    seen: dict[int, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        streams = ((self.process.stdout, self.out), (self.process.stderr, self.err))
-        self.readers = [threading.Thread(target=lambda s=s, k=k: k.extend(s), daemon=True) for s, k in streams]
-        self.readers.append(threading.Thread(target=self._watch, daemon=True))
-        for reader in self.readers:
-            reader.start()
-
-    def _watch(self) -> None:
-        while self.process.poll() is None:
-            for pid, command in descendants(self.process.pid).items():
-                if pid not in self.seen or "::" in command:
-                    self.seen[pid] = command
-            time.sleep(0.1)
-
-    def workers(self) -> set[int]:
-        """Processes that ever ran trials."""
-        return {pid for pid, command in self.seen.items() if command.startswith("ray::") and "TrialActor" in command}
-
-    def end(self) -> int:
-        """Wait for its end."""
-        code = self.process.wait(PATIENCE)
-        self.close()
-        return code
-
-    def close(self) -> None:
-        """Wait for the readers and close their streams."""
-        for reader in self.readers:
-            reader.join(PATIENCE)
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
-
-    def alive(self) -> dict[int, str]:
-        """Processes of the command that are left, by id and command line."""
-        table = processes()
-        return {p: c for p, c in self.seen.items() if p in table and table[p][1].split("::")[0] == c.split("::")[0]}
-
-
-@contextmanager
-def running(home: Path, *arguments: str) -> Iterator[Command]:
-    """A ``d3tune`` command in a process group of its own, as a terminal gives it one."""
-    environment = {**os.environ, "D3TUNE_HOME": str(home)}
-    command = Command(
-        subprocess.Popen(
-            [*PROGRAM, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-    )
-    try:
-        yield command
-    finally:
-        if command.process.poll() is None:
-            command.process.kill()
-            command.process.wait()
-        for pid in command.alive():
-            os.kill(pid, signal.SIGKILL)
-        command.close()
-
-
-def options(tiny: dict[str, Any], **hyper: Any) -> list[str]:
-    pairs = [("--set", f"{key}={value}") for key, value in {**tiny, **hyper}.items()]
-    return ["search", "--dataset", "hanzi", *(word for pair in pairs for word in pair)]
-
-
-def study_of(run: RunDirectory) -> list[FrozenTrial]:
-    config = load_backbone(run.search.backbone).config
-    return Ledger(run.journal, run.name, run.search, run.load_space(config), config).trials()
 
 
 def children_of(home: Path, run: RunDirectory) -> tuple[Any, list[Any]]:
@@ -172,7 +41,7 @@ def children_of(home: Path, run: RunDirectory) -> tuple[Any, list[Any]]:
 
 def assert_each_trial_once(home: Path, run: RunDirectory, n: int) -> list[FrozenTrial]:
     """In the study and in MLflow, with equal values."""
-    trials = study_of(run)
+    trials = read_trials(run.journal)
     client, children = children_of(home, run)
     assert [trial.number for trial in trials] == list(range(n))
     assert sorted(int(child.data.tags["d3tune.trial"]) for child in children) == list(range(n))
@@ -185,16 +54,11 @@ def assert_each_trial_once(home: Path, run: RunDirectory, n: int) -> list[Frozen
     return trials
 
 
-def only_run(home: Path) -> RunDirectory:
-    (path,) = (home / "runs").iterdir()
-    return open_run(str(path))
-
-
 @dataclass
 class Finished:
     home: Path
     run: RunDirectory
-    command: Command
+    command: Any
     code: int
 
 
@@ -203,7 +67,7 @@ TRIALS = 30
 
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any], mlflow_template: Path
+    tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any], mlflow_template: Path, commands: Any
 ) -> Iterator[Finished]:
     """A search of 30 trials, two at a time."""
     home = tmp_path_factory.mktemp("ray") / "home"
@@ -211,15 +75,15 @@ def finished(
     shutil.copy(mlflow_template, home / "mlflow.db")
     with (
         pytest.MonkeyPatch.context() as patch,
-        running(
+        commands.running(
             home,
-            *options(tiny),
+            *commands.options(tiny),
             *("--trials", str(TRIALS), "--concurrency", "2", "--confirm-seeds", "1", "--json"),
         ) as command,
     ):
         patch.setenv("D3TUNE_HOME", str(home))
         code = command.end()
-        yield Finished(home, only_run(home), command, code)
+        yield Finished(home, commands.only_run(home), command, code)
 
 
 def test_pruned_trials_are_never_complete(finished: Finished) -> None:
@@ -240,7 +104,7 @@ def test_pruned_trials_are_never_complete(finished: Finished) -> None:
 
 def test_the_summary_is_of_the_best_complete_trial(finished: Finished) -> None:
     data = json.loads("".join(finished.command.out))
-    best = winner(study_of(finished.run))
+    best = winner(read_trials(finished.run.journal))
     assert best is not None
     assert data["winner"] == {"trial": best.number, "value": best.value}
     assert data["test"]["protocol"] == "test"
@@ -251,27 +115,31 @@ def test_the_terminal_shows_the_search_alone(finished: Finished) -> None:
     assert kinds == ["run", *["trial"] * TRIALS, "confirming"], finished.command.err
 
 
-def test_workers_are_reused_and_gone(finished: Finished) -> None:
+def test_workers_are_reused_and_gone(finished: Finished, commands: Any) -> None:
     workers = finished.command.workers()
     assert 1 <= len(workers) < TRIALS / 2
-    until(lambda: not finished.command.alive(), "the end of Ray's processes")
+    commands.until(lambda: not finished.command.alive(), "the end of Ray's processes")
     assert list(finished.run.path.rglob("checkpoint-*")) == []
 
 
-def test_an_interrupted_search_goes_on_to_its_end(isolated: Path, mlflow_template: Path, tiny: dict[str, Any]) -> None:
+def test_an_interrupted_search_goes_on_to_its_end(
+    isolated: Path, mlflow_template: Path, tiny: dict[str, Any], commands: Any
+) -> None:
     isolated.mkdir()
     shutil.copy(mlflow_template, isolated / "mlflow.db")
-    search = options(tiny, updates=200, evaluations=12)
+    search = commands.options(tiny, updates=200, evaluations=12)
     total = 4
-    with running(isolated, *search, "--trials", str(total), "--concurrency", "2", "--pruner", "none") as command:
-        until(lambda: any(line.startswith("trial ") for line in command.err), "the first trial's end")
+    with commands.running(
+        isolated, *search, "--trials", str(total), "--concurrency", "2", "--pruner", "none"
+    ) as command:
+        commands.until(lambda: any(line.startswith("trial ") for line in command.err), "the first trial's end")
         (path,) = (isolated / "runs").iterdir()
         os.killpg(command.process.pid, signal.SIGINT)
         assert command.end() == 130, command.err
         assert f"d3tune resume {path}" in "".join(command.err)
         assert "Traceback" not in "".join(command.err)
-        until(lambda: not command.alive(), "the end of Ray's processes")
-    before = study_of(only_run(isolated))
+        commands.until(lambda: not command.alive(), "the end of Ray's processes")
+    before = read_trials(commands.only_run(isolated).journal)
     ended = [trial for trial in before if trial.state == TrialState.COMPLETE]
     cut = [trial for trial in before if trial.state == TrialState.RUNNING]
     assert ended
@@ -279,12 +147,12 @@ def test_an_interrupted_search_goes_on_to_its_end(isolated: Path, mlflow_templat
     for trial in cut:
         if trial.intermediate_values:
             assert list((path / "trials" / f"{trial.number:05d}").glob("checkpoint-*.json"))
-    _, children = children_of(isolated, only_run(isolated))
+    _, children = children_of(isolated, commands.only_run(isolated))
     assert all(child.info.status in ("FINISHED", "KILLED") for child in children)
 
-    with running(isolated, "resume", path.name, "--confirm-seeds", "0") as command:
+    with commands.running(isolated, "resume", path.name, "--confirm-seeds", "0") as command:
         assert command.end() == 0, command.err
-    trials = assert_each_trial_once(isolated, only_run(isolated), total)
+    trials = assert_each_trial_once(isolated, commands.only_run(isolated), total)
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
     for trial in before:
         assert trials[trial.number].user_attrs["config"] == trial.user_attrs["config"]
@@ -294,18 +162,18 @@ def test_an_interrupted_search_goes_on_to_its_end(isolated: Path, mlflow_templat
 
 
 def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(
-    isolated: Path, mlflow_template: Path, tiny: dict[str, Any], tmp_path: Path
+    isolated: Path, mlflow_template: Path, tiny: dict[str, Any], tmp_path: Path, commands: Any
 ) -> None:
     isolated.mkdir()
     shutil.copy(mlflow_template, isolated / "mlflow.db")
-    search = options(tiny, updates=1500, evaluations=60)
+    search = commands.options(tiny, updates=800, evaluations=40)
     mark = 1e6
-    with running(isolated, *search, "--trials", "1", "--concurrency", "1", "--confirm-seeds", "0") as command:
+    with commands.running(isolated, *search, "--trials", "1", "--concurrency", "1", "--confirm-seeds", "0") as command:
         # the worker first: between its first checkpoint and the stop, the trial must not come to its end
-        worker = until(lambda: trial_actors(command.process.pid), "a worker").pop()
-        until(lambda: list(isolated.glob("runs/*/trials/00000/checkpoint-*.json")), "a checkpoint")
+        worker = commands.until(lambda: command.trial_actors(), "a worker").pop()
+        commands.until(lambda: list(isolated.glob("runs/*/trials/00000/checkpoint-*.json")), "a checkpoint")
         os.kill(worker, signal.SIGSTOP)
-        until(lambda: state(worker) == "T", "the worker's standstill")
+        commands.until(lambda: commands.state(worker) == "T", "the worker's standstill")
         # the stopped worker's checkpoints say a time that no trial takes: later reports count on from it
         for manifest in isolated.glob("runs/*/trials/00000/checkpoint-*.json"):
             value = json.loads(manifest.read_text(encoding="utf-8"))
@@ -313,7 +181,7 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_the_checkpoint(
             manifest.write_text(json.dumps(value), encoding="utf-8")
         os.kill(worker, signal.SIGKILL)
         assert command.end() == 0, command.err
-    run = only_run(isolated)
+    run = commands.only_run(isolated)
     (trial,) = assert_each_trial_once(isolated, run, 1)
     assert trial.state == TrialState.COMPLETE
     assert reports_of(trial)[-1].seconds > mark
@@ -340,8 +208,8 @@ except UsageError as error:
 """
 
 
-def test_fractions_of_a_gpu_fit_together_and_too_much_is_refused() -> None:
-    end = subprocess.run([sys.executable, "-c", FITTING], capture_output=True, text=True, timeout=PATIENCE)
+def test_fractions_of_a_gpu_fit_together_and_too_much_is_refused(commands: Any) -> None:
+    end = subprocess.run([sys.executable, "-c", FITTING], capture_output=True, text=True, timeout=commands.PATIENCE)
     assert end.returncode == 0, end.stderr
     first, second = end.stdout.splitlines()
     assert first == "2"
