@@ -95,7 +95,9 @@ def _cmaes(seed: int) -> optuna.samplers.BaseSampler:
         import cmaes  # noqa: F401
     except ImportError:
         raise UsageError("--sampler cmaes needs a package: pip install 'd3tune[cmaes]'") from None
-    return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+    from d3tune.search.cmaes import CmaEsSampler
+
+    return CmaEsSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
 
 
 def _suggest_one(trial: optuna.Trial, name: str, parameter: Parameter, integer: bool) -> Any:

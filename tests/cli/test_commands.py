@@ -159,7 +159,7 @@ def test_a_search_prints_table_winner_and_paths(
     assert f"going on with run {run}" in again.err
     assert "\ntrial " not in again.err
     data = json.loads(again.out)
-    assert data == json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert data == {**json.loads((run / "summary.json").read_text(encoding="utf-8")), "path": str(run)}
     assert data["test"]["H"]["sd"] is None
 
     # two more and only two

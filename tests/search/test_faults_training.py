@@ -61,7 +61,7 @@ def spoil_call(monkeypatch: pytest.MonkeyPatch, of: Any, name: str, n: int, spoi
     monkeypatch.setattr(of, name, spoilt)
 
 
-@pytest.mark.parametrize(("update", "value"), [(1, NAN), (5, INF), (6, NAN), (20, -INF)])
+@pytest.mark.parametrize(("update", "value"), [(1, NAN), (6, INF), (20, -INF)])
 def test_a_loss_that_is_not_finite_is_named_with_its_update(
     update: int, value: float, searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +84,7 @@ def spoil_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gan, "loss", with_part)
 
 
-@pytest.mark.parametrize(("update", "reported"), [(5, []), (6, [5]), (20, [5, 10, 15])])
+@pytest.mark.parametrize(("update", "reported"), [(5, []), (6, [5])])
 def test_a_gradient_that_is_not_finite_is_noticed_at_the_next_evaluation(
     update: int, reported: list[int], searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

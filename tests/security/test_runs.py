@@ -269,7 +269,6 @@ def with_sampler_state(
     )
 
 
-@pytest.mark.xfail(reason="pending", strict=False)
 def test_what_a_sampler_keeps_in_the_journal(run: RunDirectory, trap: Any) -> None:
     """Optuna's CMA-ES pickles its state into the trials, and reads it back from there."""
     text = (run.path / "run.yaml").read_text(encoding="utf-8")

@@ -60,9 +60,10 @@ class Lifeline:
 
     def _watch(self) -> None:
         while self._vital and not self._closing.wait(POLL_SECONDS):
-            self.lost = " and ".join(name for pid, name in self._vital.items() if not alive(pid))
-            if self.lost:
-                self.stop.requested = True
+            lost = " and ".join(name for pid, name in self._vital.items() if not alive(pid))
+            # unless it ended while the last line was read, because it should
+            if lost and not self._closing.is_set():
+                self.lost, self.stop.requested = lost, True
                 _thread.interrupt_main()
                 if not self._closed.wait(PATIENCE):
                     self._abandon(self.lost)
