@@ -106,6 +106,18 @@ def write_new(path: Path, text: str) -> bool:
     return True
 
 
+def parse_json(text: str | bytes) -> Any:
+    """A JSON text as plain values.
+
+    Raises:
+        ValueError: it is none, or nested too deeply to be one of ours.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically; NaN and infinity are refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

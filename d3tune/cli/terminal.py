@@ -25,8 +25,9 @@ def put(value: Any) -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End with one line and an exit code."""
-    say("d3tune: " + " ".join(message.split()))
+    """End with one line and an exit code; what a terminal would obey instead of show is replaced."""
+    line = " ".join(message.split())
+    say("d3tune: " + "".join(sign if sign.isprintable() else "?" for sign in line))
     sys.exit(code)
 
 

@@ -35,10 +35,10 @@ def leaderboard_rows() -> list[dict[str, Any]]:
     """
     best: dict[tuple[str, ...], dict[str, Any]] = {}
     for summary in summaries():
-        if summary.get("selection") is None or summary.get("test") is None:
-            continue
         row = _row(summary)
-        key = tuple(row[name] for name in ("dataset", "semantics", "features", "protocol", "backbone"))
+        if row is None:
+            continue
+        key = tuple(str(row[name]) for name in ("dataset", "semantics", "features", "protocol", "backbone"))
         if key not in best or _selected_by(row) > _selected_by(best[key]):
             best[key] = row
     return sorted(best.values(), key=lambda row: (row["dataset"], row["protocol"] != "test", -_selected_by(row)))
@@ -54,13 +54,14 @@ def leaderboard() -> "pd.DataFrame":
 def best_run(dataset: str, backbone: str) -> str | None:
     """Path of the confirmed run with the largest validation H, or None."""
     candidates = [
-        summary
+        (row["val_H"], summary["path"])
         for summary in summaries()
-        if summary["dataset"]["name"] in (dataset, f"{dataset}/0")
-        and summary["backbone"] == backbone
-        and (summary.get("test") or {}).get("protocol") == "test"
+        if (row := _row(summary)) is not None
+        and row["dataset"] in (dataset, f"{dataset}/0")
+        and row["backbone"] == backbone
+        and row["protocol"] == "test"
     ]
-    return max(candidates, key=lambda s: s["selection"]["val_H"])["path"] if candidates else None
+    return max(candidates)[1] if candidates else None
 
 
 def _selected_by(row: dict[str, Any]) -> float:
@@ -68,23 +69,25 @@ def _selected_by(row: dict[str, Any]) -> float:
     return float(row["test_H"] if row["val_H"] is None else row["val_H"])
 
 
-def _row(summary: dict[str, Any]) -> dict[str, Any]:
+def _row(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of a confirmed run; None of one that is not confirmed, or whose summary is damaged."""
     test, selection = summary["test"], summary["selection"]
-    return {
-        "dataset": summary["dataset"]["name"],
-        "semantics": summary["dataset"]["semantics"],
-        "features": summary["dataset"]["features"],
-        "backbone": summary["backbone"],
-        "val_H": selection["val_H"] if test["protocol"] == "test" else None,
-        "test_H": test["H"]["mean"],
-        "test_H_sd": test["H"]["sd"],
-        "test_U": test["U"]["mean"],
-        "test_S": test["S"]["mean"],
-        "test_T1": test["T1"]["mean"],
-        "test_AUSUC": test["AUSUC"]["mean"],
-        "seeds": len(selection["seeds"]),
-        "protocol": test["protocol"],
-        "trials": sum(summary["trials"].values()),
-        "trial_hours": summary["trial_hours"],
-        "run": summary["run"],
-    }
+    try:
+        row = {
+            "dataset": str(summary["dataset"]["name"]),
+            "semantics": str(summary["dataset"]["semantics"]),
+            "features": str(summary["dataset"]["features"]),
+            "backbone": str(summary["backbone"]),
+            "val_H": float(selection["val_H"]) if test["protocol"] == "test" else None,
+            "test_H": float(test["H"]["mean"]),
+            "test_H_sd": None if test["H"]["sd"] is None else float(test["H"]["sd"]),
+            **{f"test_{name}": float(test[name]["mean"]) for name in ("U", "S", "T1", "AUSUC")},
+            "seeds": len(selection["seeds"]),
+            "protocol": str(test["protocol"]),
+            "trials": sum(map(int, summary["trials"].values())),
+            "trial_hours": float(summary["trial_hours"]),
+            "run": summary["run"],
+        }
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+    return row

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from d3tune.files import write_atomically, write_text
+from d3tune.files import parse_json, write_atomically, write_text
 
 KEEP = 2
 WEIGHTS = "weights.json"
@@ -80,8 +80,8 @@ def load_weights(directory: Path) -> Checkpoint | None:
 def weights_update(directory: Path) -> int | None:
     """The update of the kept weights, without reading them; None where there are none."""
     try:
-        return int(json.loads((directory / WEIGHTS).read_text(encoding="utf-8"))["update"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(parse_json((directory / WEIGHTS).read_text(encoding="utf-8"))["update"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -111,14 +111,14 @@ def _read(manifest: Path) -> Checkpoint | None:
     weights = manifest.with_suffix(".safetensors")
     try:
         text = manifest.read_text(encoding="utf-8")
-        value: Mapping[str, Any] = json.loads(text)
+        value: Mapping[str, Any] = parse_json(text)
         body, checked, _ = text.rpartition(CHECK)
         if checked and value["crc32"] != f"{zlib.crc32(body.encode()):08x}":
             return None
         if _sha256(weights) != value["sha256"]:
             return None
         return Checkpoint(int(value["update"]), load_file(weights), list(value["reports"]))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, SafetensorError):
         return None
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from d3tune import __version__
 from d3tune.config import Device, SelectionProtocol, metric_prefix
 from d3tune.errors import D3TuneError, UsageError
-from d3tune.files import write_json
+from d3tune.files import parse_json, write_json
 from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
@@ -46,7 +46,7 @@ class Selection(BaseModel):
     seen_offset: float = Field(allow_inf_nan=False)
     val_H: float | None = Field(None, ge=0, le=1)
     published_H: float | None = Field(None, ge=0, le=1)
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=4096)
     device: Device = "cpu"
 
 
@@ -263,7 +263,7 @@ def _key(function: Any, item: tuple[Any, ...]) -> str:
 
 def _stored(path: Path, key: str) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content.get("value") if isinstance(content, dict) and content.get("key") == key else None

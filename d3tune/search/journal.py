@@ -12,6 +12,7 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend
 
 from d3tune.errors import RunError
+from d3tune.files import parse_json
 
 # the operations of Optuna's journal (JournalOperation) that recovery and replay tell apart
 CREATE_TRIAL, SET_PARAM, SET_STATE, SET_USER_ATTR = 4, 5, 6, 8
@@ -197,7 +198,7 @@ def _parsed(line: bytes) -> Log:
     Raises:
         ValueError: it is not one, or not what was written.
     """
-    log = json.loads(line)
+    log = parse_json(line)
     body, checked, _ = line.rpartition(CHECK)
     if checked and log["crc32"] != f"{zlib.crc32(body):08x}":
         raise ValueError(f"a changed entry: {line[:60]!r}")

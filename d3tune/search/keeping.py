@@ -1,13 +1,12 @@
 """What stays on disk of ended trials: a small record of each, and the weights of the best few."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from d3tune.files import write_json
+from d3tune.files import parse_json, write_json
 from d3tune.search.checkpoint import remove_checkpoints, remove_weights, weights_update
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.reports import best_report
@@ -92,7 +91,7 @@ def record_of(trial: FrozenTrial) -> dict[str, Any]:
 def read_record(directory: Path) -> dict[str, Any] | None:
     """What ``trial.json`` of a trial's directory holds, or None where that is missing or damaged."""
     try:
-        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        record = parse_json((directory / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from d3tune.errors import RunError
+from d3tune.files import parse_json
 
 LOCK_FILE = "lock"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -78,10 +79,10 @@ def was_cut_off(directory: Path) -> bool:
 
 
 def refuse_shared(directory: Path) -> None:
-    """Refuse a run directory that others may have written: what is read from it decides what is run.
+    """Refuse a run directory that others may have written, or that leads elsewhere: it decides what is run and written.
 
     Raises:
-        RunError: another user owns it, or everyone can write to it.
+        RunError: another user owns it, everyone can write to it, or there are links in it.
     """
     try:
         status = directory.stat()
@@ -93,6 +94,10 @@ def refuse_shared(directory: Path) -> None:
         )
     if status.st_mode & stat.S_IWOTH:
         raise RunError(f"{directory}: everyone can write to it; first: chmod o-w {directory}")
+    for part in (directory, directory / "trials", directory / "confirm"):
+        links = [item for item in (part.iterdir() if part.is_dir() else ()) if item.is_symlink()]
+        if links:
+            raise RunError(f"{links[0]}: is a link, and what it leads to would be written; put the file itself there")
 
 
 def _opened(directory: Path) -> IO[str]:
@@ -122,7 +127,7 @@ def _owner(file: IO[str]) -> dict[str, Any]:
     """What the last owner wrote; empty where it closed the directory."""
     file.seek(0)
     try:
-        owner = json.loads(file.read() or "{}")
+        owner = parse_json(file.read() or "{}")
     except ValueError:
         return {"pid": "?"}
     return owner if isinstance(owner, dict) else {"pid": "?"}

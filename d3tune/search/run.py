@@ -1,7 +1,6 @@
 """A run directory: the frozen search, its study, its trials and what came of it."""
 
 import hashlib
-import json
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault
 from d3tune.errors import RunError, nearest
-from d3tune.files import PROBE, home, slug, writable_directory, write_json, write_new, write_text
+from d3tune.files import PROBE, home, parse_json, slug, writable_directory, write_json, write_new, write_text
 from d3tune.search.extending import Extension, differences, incompatible, shortened
 from d3tune.search.lock import owned, refuse_shared
 from d3tune.search.study import read_trials
@@ -84,7 +83,7 @@ class RunDirectory:
         """
         path = self.path / PLAN_FILE
         try:
-            plan = json.loads(path.read_text(encoding="utf-8"))
+            plan = parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -108,7 +107,7 @@ class RunDirectory:
     def read_summary(self) -> dict[str, Any] | None:
         """What `write_summary` wrote last and where the run is, or None."""
         try:
-            summary: dict[str, Any] = json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
+            summary: dict[str, Any] = parse_json((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return {**summary, "path": str(self.path)} if isinstance(summary, dict) else None
@@ -237,7 +236,7 @@ def summaries() -> list[dict[str, Any]]:
     for path in sorted((home() / "runs").glob(f"*/{SUMMARY_FILE}")):
         try:
             refuse_shared(path.parent)
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            summary = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RunError):
             continue
         if isinstance(summary, dict) and summary.keys() >= SUMMARY_KEYS:

@@ -29,7 +29,7 @@ RETRY_ATTR, WORKER_ATTR = "retry_of", "worker"
 # where Optuna keeps the parameters of a trial that is enqueued
 FIXED_PARAMS = "fixed_params"
 # what a journal that is no journal, or not ours, makes Optuna raise
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, AssertionError, RecursionError)
 MAX_FAILURE_TEXT = 500
 
 

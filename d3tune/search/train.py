@@ -110,6 +110,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: format {document['format']!r} is not known to this version (format {FORMAT})")
     if not isinstance(document["config"], dict):
         raise UsageError(f"{path}: config: must be a mapping of hyper-parameters")
+    if not isinstance(document.get("source") or {}, dict):
+        raise UsageError(f"{path}: source: must be a mapping")
     return document
 
 
@@ -118,6 +120,8 @@ def _dataset(document: dict[str, Any], data_dir: Path | None, path: Path) -> GZS
     wanted = {"name": wanted} if isinstance(wanted, str) else wanted
     if not isinstance(wanted, dict) or not isinstance(wanted.get("name"), str):
         raise UsageError(f"{path}: dataset: needs a name")
+    if not isinstance(wanted.get("semantics"), str | None):
+        raise UsageError(f"{path}: dataset.semantics: must be a word, e.g. att312")
     dataset = find_dataset(wanted["name"], data_dir, wanted.get("semantics"))
     held = wanted.get("content_hash")
     if held is not None and held != dataset.content_hash:

