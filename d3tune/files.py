@@ -85,15 +85,18 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: _write_utf8(temporary, text))
 
 
-def write_new(path: Path, text: str) -> bool:
-    """Write a UTF-8 text file that nobody has written yet, whole or not at all.
+def make_new(path: Path, write: Callable[[Path], None]) -> bool:
+    """Let ``write`` fill a file that nobody has made yet, whole or not at all.
 
     Returns:
         False where the file is there already; it is then left as it is.
+
+    Raises:
+        OSError: it cannot; it names ``path``.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        _write_utf8(temporary, text)
+        write(temporary)
         sync(temporary)
         os.link(temporary, path)
     except FileExistsError:
@@ -104,6 +107,11 @@ def write_new(path: Path, text: str) -> bool:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
     return True
+
+
+def write_new(path: Path, text: str) -> bool:
+    """Write a UTF-8 text file that nobody has written yet; see `make_new`."""
+    return make_new(path, lambda temporary: _write_utf8(temporary, text))
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -115,6 +115,7 @@ def test_a_disk_that_is_full_for_one_write_costs_nothing_but_a_resume(
         end = command(*wanted)
     assert calls[0] >= n
     assert_one_line(end, str(Path("run").absolute()), "File too large")
+    assert not list(Path("run").rglob(".*")), "a file half written"
     opened = open_run("run")
     before = read_trials(opened.journal) if opened.journal.exists() else []
     # what is wanted is not on record where the plan could not be written

@@ -195,11 +195,11 @@ def test_a_write_that_fails_midway_leaves_the_journal_as_it_was(
     assert held(journal) == held(tmp_path / "whole")
 
 
-def test_another_thread_never_sees_what_is_not_written(
-    open_ledger: Open, report: MakeReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_thread_never_sees_a_change_before_it_is_written(
+    open_ledger: Open, report: MakeReport, tmp_path: Path
 ) -> None:
     """MLflow is written from a thread: it must not run ahead of the study."""
-    ledger, seen, write = open_ledger(), list[int](), Journal._write
+    ledger, seen = open_ledger(), list[int]()
     trial = ledger.next_trial(1)
     assert trial is not None
 
@@ -210,12 +210,15 @@ def test_another_thread_never_sees_what_is_not_written(
 
     thread = threading.Thread(target=read)
 
-    def slow(self: Journal, logs: list[Any]) -> None:
-        thread.start()
-        thread.join(0.2)
-        write(self, logs)
+    class Looked(optuna.pruners.BasePruner):
+        """Asked when a report is in the study and not yet in the file."""
 
-    monkeypatch.setattr(Journal, "_write", slow)
+        def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+            thread.start()
+            thread.join(0.2)
+            return False
+
+    ledger.study.pruner = Looked()
     ledger.report(trial.number, report(10, 0.5))
     thread.join()
     assert seen == [0]
