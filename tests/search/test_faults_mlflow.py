@@ -219,3 +219,32 @@ def test_a_server_that_is_down_costs_the_search_nothing(
     # whoever has no server writes to the store of the home
     assert command("sync", "run", "--tracking-uri", default_uri()).code == 0
     sound(run, TRIALS)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_run_whose_creation_was_not_confirmed_is_found_again(
+    call: int,
+    straight: list[Any],
+    hasty: None,
+    toy_run: ToyRun,
+    carry_out: CarryOut,
+    sound: Sound,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store has it although the answer was lost: the parent, or a trial's."""
+    from mlflow import MlflowClient
+
+    create, calls = MlflowClient.create_run, [0]
+
+    def lost(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        run = create(self, *arguments, **options)
+        if calls[0] == call:
+            raise ConnectionError("database is locked")
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", lost)
+    run = toy_run(pruner="none")
+    assert carry_out(run, trials=TRIALS).mirrored
+    assert calls[0] == 1 + TRIALS
+    sound(run, TRIALS)

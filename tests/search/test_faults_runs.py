@@ -295,4 +295,5 @@ def test_a_prepared_dataset_that_was_exchanged_is_refused(
     end = command("resume", run.name, "--trials", "2")
     assert (end.code, end.err.count("\n")) == (1, 1)
     assert f"{run.dataset_path}: holds content {other.search.dataset_hash[:12]}" in end.err
+    assert len(read_trials(run.journal)) == 1, "no trial is begun that cannot be trained"
     assert run_faults(run, default_uri()) == []

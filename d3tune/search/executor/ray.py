@@ -340,15 +340,20 @@ class RayExecutor:
                 reason = " ".join(str(error).split())[:200]
                 raise D3TuneError(f"--address {self._resources.address}: no Ray cluster there: {reason}") from None
             return
-        ray.init(
-            address="local",
-            num_gpus=num_gpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(self._temporary.path / "ray"),
-            _node_ip_address="127.0.0.1",
-            **common,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(self._temporary.path / "ray"),
+                _node_ip_address="127.0.0.1",
+                **common,
+            )
+        except Exception as error:
+            # Ray raises bare exceptions where one of its processes does not come up
+            reason = " ".join(str(error).split())[:200]
+            raise D3TuneError(f"Ray did not start: {reason}; try again, or --executor local") from None
 
     def _request(self) -> dict[str, float]:
         return {"cpu": self._resources.cpus_per_trial, "gpu": self._resources.gpus_per_trial}
