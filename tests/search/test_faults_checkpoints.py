@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert record(run) == straight
 
 
-@pytest.mark.parametrize("damage", [truncate, flip])
+@pytest.mark.parametrize("damage", [pytest.param(truncate, marks=pytest.mark.fault), flip])
 def test_a_trial_without_a_sound_checkpoint_is_begun_anew(
     damage: Damage, straight: list[Any], interrupted: Interrupted, carry_out: CarryOut, sound: Sound, record: Record
 ) -> None:
@@ -152,7 +152,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path) -> None:
 # what an ended trial leaves
 
 
-@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("keep", [pytest.param(0, marks=pytest.mark.fault), 1])
 def test_only_the_best_trials_keep_weights_and_no_other_takes_a_megabyte(
     keep: int, toy_run: ToyRun, carry_out: CarryOut, sound: Sound
 ) -> None:

@@ -43,13 +43,12 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "a fixed value": (("--set", "teacher_epochs=3"), "space.fixed.teacher_epochs: 2 → 3"),
     "the seed": (("--seed", "3"), "search.seed: 2 → 3"),
     "the sampler": (("--sampler", "random"), "search.sampler: auto → random"),
-    "the objective": (("--objective", "AUSUC"), "search.objective: H → AUSUC"),
     "the dataset": (("--dataset", "hanzi"), "search.dataset: toy → hanzi/0"),
     "the budget": (("--set", "updates=40"), "space.fixed.updates: 20 → 40"),
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["a fixed value", "the sampler", "the dataset"])
 def test_another_search_in_the_same_run_is_refused_with_the_difference(
     change: str, toy_run: ToyRun, carry_out: CarryOut, toy_options: Options, command: Command
 ) -> None:
@@ -65,7 +64,7 @@ def test_another_search_in_the_same_run_is_refused_with_the_difference(
     assert content(run) == before
 
 
-@pytest.mark.parametrize("change", ["the seed", "the objective", "the dataset", "the budget"])
+@pytest.mark.parametrize("change", ["the seed", "the dataset", "the budget"])
 def test_an_extension_whose_trials_would_not_compare_is_refused(
     change: str, toy_run: ToyRun, carry_out: CarryOut, toy_options: Options, command: Command
 ) -> None:
