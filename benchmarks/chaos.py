@@ -10,8 +10,9 @@ its end, until there were as many kills as asked for:
   process group. All get SIGKILL, which nothing can handle.
 - After a kill the run is examined by `d3tune.search.invariants.run_faults`, as it lies there: study, trial folders,
   summary and MLflow must agree as far as a run that was cut off can, and its best value must not be worse than before.
-- A killed worker is replaced and the command goes on. A search that loses its raylet must end by itself, with exit code
-  1 and one line. In every other case what is left of Ray is ended by its process ids. Then ``d3tune resume`` goes on.
+- A killed worker is replaced and the command goes on. A search that loses its raylet must end by itself: with exit code
+  1 and a last line that says so or, where its trials and confirmations were over, with exit code 0 and every trial.
+  In every other case what is left of Ray is ended by its process ids. Then ``d3tune resume`` goes on.
 
 A kill counts as clean where nothing was found afterwards and the command that followed did its work: it was killed in
 turn, or ended with exit code 0 and a run without fault that has every trial. The last run is resumed to its end.
@@ -194,7 +195,13 @@ class Chaos:
             return [f"still there {PATIENCE:g} s after its {kind} was killed: {command.said()}"]
         command.end_rest()
         said = command.said()
-        if kind == "raylet" and (code != 1 or "Traceback" in said or "d3tune: Ray's raylet" not in said):
+        if kind != "raylet":
+            return []
+        if code == 0:
+            # trials and confirmation were over: there was nothing left to lose
+            return self._unfinished()
+        last = said.rpartition("\n")[2]
+        if code != 1 or "Traceback" in said or not last.startswith("d3tune: Ray"):
             return [f"exit code {code} after its raylet was killed: {said}"]
         return []
 
@@ -203,11 +210,14 @@ class Chaos:
         code = command.process.poll()
         if code != 0:
             return [f"exit code {code}, by itself: {command.said()}"]
+        return self._faults() + self._unfinished()
+
+    def _unfinished(self) -> list[str]:
+        """What a run that should be done lacks."""
         run = open_run(str(self._path))
-        problems = self._faults()
         if (run.read_summary() or {}).get("state") != "done" or len(read_trials(run.journal)) != TRIALS:
-            problems.append(f"the run is not done: {self._states()}")
-        return problems
+            return [f"the run is not done: {self._states()}"]
+        return []
 
     def _faults(self) -> list[str]:
         """What is wrong with the run as it is, which may not have begun."""
