@@ -51,8 +51,10 @@ SETTINGS = (
 POLL_SECONDS = 0.1
 # of what must end by itself
 PATIENCE = 120.0
+# of what a command said, in characters
+SHOWN = 600
 # trials, and what confirms
-WORKERS = ("ray::ResourceTrainable", "ray::TrialActor", "ray::_call")
+WORKERS = ("ray::ResourceTrainable", "ray::TrialActor", "ray::call")
 TARGETS = ("driver", "raylet", "worker", "group")
 
 
@@ -102,9 +104,15 @@ class Command:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
 
+    def let_speak(self) -> None:
+        """Wait until a shell that speaks for it is gone, if there is one."""
+        end = time.monotonic() + PATIENCE
+        while any(line.startswith("/bin/sh") for line in left_of(self.seen).values()) and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+
     def said(self) -> str:
-        """The end of what it said."""
-        return self.messages.read_text(encoding="utf-8", errors="replace").strip()[-600:]
+        """What it said."""
+        return self.messages.read_text(encoding="utf-8", errors="replace").strip()
 
 
 @contextmanager
@@ -192,7 +200,10 @@ class Chaos:
         try:
             code = command.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            return [f"still there {PATIENCE:g} s after its {kind} was killed: {command.said()}"]
+            return [f"still there {PATIENCE:g} s after its {kind} was killed: {command.said()[-SHOWN:]}"]
+        # a driver that Ray's native code ended has its last line said by a process beside it
+        if kind == "raylet":
+            command.let_speak()
         command.end_rest()
         said = command.said()
         if kind != "raylet":
@@ -202,14 +213,14 @@ class Chaos:
             return self._unfinished()
         last = said.rpartition("\n")[2]
         if code != 1 or "Traceback" in said or not last.startswith("d3tune: Ray"):
-            return [f"exit code {code} after its raylet was killed: {said}"]
+            return [f"exit code {code} after its raylet was killed: {said[-SHOWN:]}"]
         return []
 
     def _ended(self, command: Command) -> list[str]:
         """What is wrong with a command that was not killed, and with its run."""
         code = command.process.poll()
         if code != 0:
-            return [f"exit code {code}, by itself: {command.said()}"]
+            return [f"exit code {code}, by itself: {command.said()[-SHOWN:]}"]
         return self._faults() + self._unfinished()
 
     def _unfinished(self) -> list[str]:

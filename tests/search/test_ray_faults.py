@@ -187,6 +187,24 @@ def test_a_search_whose_ray_is_killed_says_so_in_one_line_and_can_be_resumed(ben
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("seconds", [0.0, 0.8, 1.1])
+def test_a_search_whose_ray_is_killed_while_it_starts_says_so_and_can_be_resumed(bench: Bench, seconds: float) -> None:
+    with bench.command(*bench.search("none", "none"), "--json") as command:
+        bench.commands.until(lambda: "/raylet " in " ".join(command.look().values()), "the raylet")
+        # past its start, where the search connects to it: Ray's native code ends that process then
+        command.wait(seconds)
+        command.kill(command.named("raylet"))
+        assert command.end() == 1, command.err
+        assert command.out == []
+        assert "Traceback" not in "".join(command.err)
+        assert command.err[-1].startswith("d3tune: Ray"), command.err
+        bench.commands.until(lambda: not command.alive(), "the end of all its processes")
+    assert bench.faults() == []
+    bench.resume()
+    assert all(trial.state == TrialState.COMPLETE for trial in bench.check(2, 2, float("-inf")))
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("seed", [1])
 def test_a_driver_may_be_killed_at_any_time(bench: Bench, seed: int) -> None:
     moment = random.Random(seed)

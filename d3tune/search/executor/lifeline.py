@@ -32,7 +32,7 @@ class Lifeline:
         """Begin to watch.
 
         Args:
-            names: of the programs; those that are no children of this process are not watched.
+            names: of the programs, all of them children of this process or none, and then nothing is watched.
             abandon: called with ``lost`` where the main thread is stuck, before this process is ended.
         """
         self.lost, self.stop = "", StopSignal()
@@ -43,6 +43,8 @@ class Lifeline:
             for name in names
             if parent == os.getpid() and Path(command.partition(" ")[0]).name == name
         }
+        # one that has ended before it could be seen is lost too
+        self._missing = set(names) - set(self._vital.values()) if self._vital else set()
         self._closing, self._closed = threading.Event(), threading.Event()
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
@@ -60,7 +62,7 @@ class Lifeline:
 
     def _watch(self) -> None:
         while self._vital and not self._closing.wait(POLL_SECONDS):
-            lost = " and ".join(name for pid, name in self._vital.items() if not alive(pid))
+            lost = " and ".join([*self._missing, *(name for pid, name in self._vital.items() if not alive(pid))])
             # unless it ended while the last line was read, because it should
             if lost and not self._closing.is_set():
                 self.lost, self.stop.requested = lost, True
