@@ -12,7 +12,7 @@ from d3tune.method import state
 from d3tune.method.closed_form import RidgeAnchor, class_means
 from d3tune.method.distillation import ood_score
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.generators.base import Backbone, Batch, GeneratorConfig, Sizes
+from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, Sizes
 from d3tune.method.heads import HeadReader, Spaces
 from d3tune.method.metrics import accuracies, auroc, fpr_at_95
 from d3tune.method.networks import EmbeddingClassifier, adam
@@ -128,12 +128,10 @@ class Training(Trainer):
         if self.config.uses_d3 and self.config.steps_student_always:
             for batch in batches[: self.backbone.inner_steps]:
                 self._step_student_alone(batch)
-        total, parts = self.backbone.loss(batches[-1], self._rng)
+        drawn = self.backbone.draw(len(batches[-1].y), self._rng)
+        noise = self.backbone.draw_noise(len(self._step_y), self._rng) if self.config.uses_d3 else None
+        total, parts = self._joint_loss(batches[-1], drawn, noise)
         losses |= parts
-        if self.config.uses_d3:
-            d3, parts = self.student.loss(batches[-1], self._fakes(), self.teacher)
-            total = total + d3
-            losses |= parts
         self._generator_optimizer.zero_grad()
         self._student_optimizer.zero_grad()
         torch.autograd.backward(total)
@@ -142,18 +140,25 @@ class Training(Trainer):
         self.backbone.after_update()
         return losses
 
+    def _joint_loss(self, batch: Batch, drawn: Drawn, noise: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_gen, plus the D³ terms on fakes of the noise where there is some; a function of its arguments."""
+        total, parts = self.backbone.loss_on(batch, drawn)
+        if noise is not None:
+            d3, further = self.student.loss(batch, self._fakes(noise), self.teacher)
+            total, parts = total + d3, parts | further
+        return total, parts
+
     def _step_student_alone(self, batch: Batch) -> None:
         """A student step on fakes that carry no gradient to the generator."""
         with torch.no_grad():
-            fakes = self._fakes()
+            fakes = self._fakes(self.backbone.draw_noise(len(self._step_y), self._rng))
         loss, _ = self.student.loss(batch, fakes, self.teacher)
         self._student_optimizer.zero_grad()
         torch.autograd.backward(loss)
         self._student_optimizer.step()
 
-    def _fakes(self) -> Synthetic:
+    def _fakes(self, noise: Tensor) -> Synthetic:
         """``n_synthetic_step`` rows of every unseen class."""
-        noise = self.backbone.draw_noise(len(self._step_y), self._rng)
         return Synthetic(self.backbone.sample(noise, self.tensors.semantics[self._step_y]), self._step_y)
 
     def _class_anchors(self) -> Tensor | None:

@@ -169,12 +169,14 @@ def test_beta_rises_with_the_updates_and_stays(tiny: Tensors) -> None:
         total, _ = vae.loss(batch, seeded(update))
         expected, *_ = slow_loss(vae, batch, seeded(update), 2.0 * min(update / 4, 1))
         assert total.item() == pytest.approx(expected, rel=1e-6)
+        vae.after_update()
 
 
 def test_warm_up_is_part_of_the_state(tiny: Tensors) -> None:
     one, other = make_vae(tiny, vae_warmup=5), make_vae(tiny, vae_warmup=5)
     for update in range(3):
         one.loss(make_batch(tiny), seeded(update))
+        one.after_update()
     assert not torch.equal(one.loss(make_batch(tiny), seeded(9))[0], other.loss(make_batch(tiny), seeded(9))[0])
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.loss(make_batch(tiny), seeded(9))[0], other.loss(make_batch(tiny), seeded(9))[0])
@@ -215,6 +217,7 @@ def test_residual_variance_is_an_average_that_forgets(tiny: Tensors) -> None:
         residual = slow_loss(vae, batch, seeded(update), 1.0)[3]
         squares.append(np.array([np.mean(residual[:, j] ** 2) for j in range(tiny.n_features)]))
         vae.loss(batch, seeded(update))
+        vae.after_update()
         weights = np.array([0.99**age for age in reversed(range(len(squares)))])
         expected = (weights[:, None] * np.array(squares)).sum(axis=0) / weights.sum()
         np.testing.assert_allclose(vae.residual_variance.numpy(), expected, rtol=1e-6)

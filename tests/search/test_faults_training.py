@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_update(
     update: int, value: float, searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the first and the last update of an interval, and at the very last; no later than the next evaluation."""
-    spoil_call(monkeypatch, Gan, "loss", update, lambda loss: (loss[0], {**loss[1], "bad": torch.tensor(value)}))
+    spoil_call(monkeypatch, Gan, "loss_on", update, lambda loss: (loss[0], {**loss[1], "bad": torch.tensor(value)}))
     # a loss of one update alone would be a table with holes
     spoil_all_parts(monkeypatch)
     failed = searched()
@@ -75,13 +75,13 @@ def test_a_loss_that_is_not_finite_is_named_with_its_update(
 
 
 def spoil_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    spoilt = Gan.loss
+    spoilt = Gan.loss_on
 
     def with_part(*arguments: Any) -> Any:
         total, parts = spoilt(*arguments)
         return total, {"bad": torch.tensor(0.0), **parts}
 
-    monkeypatch.setattr(Gan, "loss", with_part)
+    monkeypatch.setattr(Gan, "loss_on", with_part)
 
 
 @pytest.mark.parametrize(("update", "reported"), [(5, []), (6, [5])])
@@ -94,7 +94,7 @@ def test_a_gradient_that_is_not_finite_is_noticed_at_the_next_evaluation(
         total, parts = loss
         return total + INF * (total - total.detach()), parts
 
-    spoil_call(monkeypatch, Gan, "loss", update, steep)
+    spoil_call(monkeypatch, Gan, "loss_on", update, steep)
     failed = searched()
     assert sorted(failed.intermediate_values) == reported
     reason = failed.user_attrs["failure"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.errors import NoUsableTrialError, RunError
@@ -227,7 +226,7 @@ def test_all_trials_failing_ends_with_the_reason(
     def fail(*_: Any) -> None:
         raise MemoryError("no room\nfor it")
 
-    monkeypatch.setattr(Gan, "loss", fail)
+    monkeypatch.setattr(Gan, "loss_on", fail)
     run = new_run()
     with pytest.raises(
         NoUsableTrialError, match="3 of 3 failed, most often with: MemoryError: no room for it"
@@ -243,14 +242,14 @@ def test_all_trials_failing_ends_with_the_reason(
 def test_a_diverged_trial_fails_and_frees_its_place(
     new_run: NewRun, carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound, calls = Gan.loss, [0]
+    sound, calls = Gan.loss_on, [0]
 
-    def poisoned(self: Gan, batch: Any, rng: torch.Generator) -> Any:
+    def poisoned(self: Gan, batch: Any, drawn: Any) -> Any:
         calls[0] += 1
-        total, parts = sound(self, batch, rng)
+        total, parts = sound(self, batch, drawn)
         return (total * float("nan"), parts) if calls[0] == 15 else (total, parts)
 
-    monkeypatch.setattr(Gan, "loss", poisoned)
+    monkeypatch.setattr(Gan, "loss_on", poisoned)
     run = new_run(pruner="none")
     outcome = carry_out(run, trials=2)
     first, second = study_of(run)

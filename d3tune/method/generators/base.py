@@ -1,7 +1,7 @@
 """What every generative backbone offers to the joint training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -36,6 +36,7 @@ class GeneratorConfig(D3Config):
 
 
 C = TypeVar("C", bound=GeneratorConfig)
+Drawn = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Backbone(nn.Module, ABC, Generic[C]):
     """A generator of features from noise and class semantics, with its own loss.
 
     The joint training calls `prepare` and `loss` once an update, adds the D³ terms on `sample`d rows, and steps
-    the optimiser of `generator_parameters`. Every random number comes from the generator that is handed in.
+    the optimiser of `generator_parameters`. Every random number comes from the generator that is handed in; the losses
+    themselves are functions of tensors alone, so that they may be compiled.
     """
 
     def __init__(self, sizes: Sizes, config: C, teacher: EmbeddingClassifier) -> None:
@@ -131,9 +133,17 @@ class Backbone(nn.Module, ABC, Generic[C]):
         """Features from what `generate` made for these semantics."""
         return generated if self.anchor is None else generated + self.anchor(semantics)
 
-    @abstractmethod
     def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_gen, a scalar, and its parts by name (detached)."""
+        """L_gen, a scalar, and its parts by name (detached), on fresh draws."""
+        return self.loss_on(batch, self.draw(len(batch.y), rng))
+
+    def draw(self, n: int, rng: torch.Generator) -> Drawn:
+        """The random numbers that `loss_on` reads for n rows; by default the noise of `generate`."""
+        return {"noise": self.draw_noise(n, rng)}
+
+    @abstractmethod
+    def loss_on(self, batch: Batch, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_gen, a scalar, and its parts by name (detached), as a function of what `draw` gave."""
 
     def sample_final(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """Samples for the heads, where those may be drawn better than `sample`'s; by default the same."""

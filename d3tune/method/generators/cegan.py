@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.generators.base import Batch
+from d3tune.method.generators.base import Batch, Drawn
 from d3tune.method.generators.gan import AdversarialBackbone, GanConfig, Losses
 from d3tune.method.networks import linear
 
@@ -107,7 +107,7 @@ class Cegan(AdversarialBackbone[CeganConfig]):
             "class_contrast": self._class_contrast(h, batch.y),
         }
 
-    def generator_terms(self, batch: Batch, fake: Tensor, rng: torch.Generator) -> tuple[Tensor, Losses]:
+    def generator_terms(self, batch: Batch, fake: Tensor, drawn: Drawn) -> tuple[Tensor, Losses]:
         """w_i·SupCon(fake and real z) + w_c·class contrast of the fakes; only the generator steps on it."""
         h, z = self.embedding(fake)
         with torch.no_grad():

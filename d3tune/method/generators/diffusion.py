@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.generators.base import Backbone, Batch, GeneratorConfig, Sizes
+from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, Sizes
 from d3tune.method.networks import EmbeddingClassifier, scaled_linear
 
 TIME_DIM = 64
@@ -101,14 +101,24 @@ class Diffusion(Backbone[DiffusionConfig]):
             x = self.alpha[t - 1] * x0 + self.sigma[t - 1] * epsilon
         return self.anchored(x0, semantics)
 
-    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def draw(self, n: int, rng: torch.Generator) -> Drawn:
+        """A noise level and noise for each row, and what changes its semantics where that is used."""
+        config, device = self.config, rng.device
+        drawn = {
+            "level": torch.randint(config.diffusion_steps, (n,), generator=rng, device=device),
+            "noise": torch.randn(n, self.sizes.n_features, generator=rng, device=device),
+        }
+        if config.semantics_noise > 0:
+            drawn["semantics"] = torch.randn(n, self.sizes.n_semantics, generator=rng, device=device)
+        if config.guidance > 0:
+            drawn["dropped"] = torch.rand(n, 1, generator=rng, device=device) < CONDITION_DROP
+        return drawn
+
+    def loss_on(self, batch: Batch, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error to x₀ at random noise levels, per dimension."""
-        target = batch.target
-        n, device = len(target), target.device
-        level = torch.randint(self.config.diffusion_steps, (n,), generator=rng, device=device)
-        epsilon = torch.randn(target.shape, generator=rng, device=device)
-        noisy = self.alpha[level, None] * target + self.sigma[level, None] * epsilon
-        x0 = self._x0(self.denoiser, noisy, level, self._condition(batch.a, rng))
+        target, level = batch.target, drawn["level"]
+        noisy = self.alpha[level, None] * target + self.sigma[level, None] * drawn["noise"]
+        x0 = self._x0(self.denoiser, noisy, level, self._condition(batch.a, drawn))
         error = (x0 - target).square().mean(dim=1)
         if self.config.min_snr:
             snr = (self.alpha[level] / self.sigma[level]).square()
@@ -123,13 +133,12 @@ class Diffusion(Backbone[DiffusionConfig]):
         for average, current in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
             average.lerp_(current, 1 - self.config.ema_decay)
 
-    def _condition(self, a: Tensor, rng: torch.Generator) -> Tensor:
+    def _condition(self, a: Tensor, drawn: Drawn) -> Tensor:
         """Semantics as training sees them: with noise, and replaced by the learned empty one where guidance is used."""
         if self.config.semantics_noise > 0:
-            a = a + self.config.semantics_noise * torch.randn(a.shape, generator=rng, device=a.device)
+            a = a + self.config.semantics_noise * drawn["semantics"]
         if self.config.guidance > 0:
-            dropped = torch.rand(len(a), 1, generator=rng, device=a.device) < CONDITION_DROP
-            a = torch.where(dropped, self.denoiser.empty, a)
+            a = torch.where(drawn["dropped"], self.denoiser.empty, a)
         return a
 
     def _guided(self, x: Tensor, level: Tensor, a: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.generators.base import Backbone, Batch, GeneratorConfig, SemanticGenerator, Sizes
+from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, SemanticGenerator, Sizes
 from d3tune.method.networks import EmbeddingClassifier, adam, linear
 
 SLOPE = 0.2
@@ -108,13 +108,13 @@ class AdversarialBackbone(Backbone[G]):
         """Further losses of the critic steps by name, weighted as they are added; by default none."""
         return {}
 
-    def generator_terms(self, batch: Batch, fake: Tensor, rng: torch.Generator) -> tuple[Tensor, Losses]:
+    def generator_terms(self, batch: Batch, fake: Tensor, drawn: Drawn) -> tuple[Tensor, Losses]:
         """Further weighted losses of the generator and their parts by name (detached); by default 0.
 
         Args:
             batch: real seen rows.
             fake: (B, X) features of the same classes, with gradient to the generator.
-            rng: of any further noise.
+            drawn: what `draw` gave.
         """
         return fake.new_zeros(()), {}
 
@@ -135,22 +135,34 @@ class AdversarialBackbone(Backbone[G]):
         totals: Losses = {}
         for batch, fake in zip(batches, torch.split(fakes, [len(batch.x) for batch in batches]), strict=True):
             mix = torch.rand(len(fake), 1, generator=rng, device=fake.device)
-            wasserstein, penalty = self.critic.loss(batch.target, fake, batch.a, mix)
-            terms = self.critic_terms(batch)
-            total = wasserstein + self.config.gp_weight * penalty + sum(terms.values())
+            total, parts = self.critic_loss(batch, fake, mix)
             self._critic_optimizer.zero_grad()
             torch.autograd.backward(total)
             self._critic_optimizer.step()
-            for name, loss in {"critic": wasserstein, "gradient_penalty": penalty, **terms}.items():
-                totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
+            for name, loss in parts.items():
+                totals[name] = totals.get(name, 0) + loss / len(batches)
         return totals
 
-    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Losses]:
+    def critic_loss(self, batch: Batch, fake: Tensor, mix: Tensor) -> tuple[Tensor, Losses]:
+        """The loss of a critic step, a scalar, and its parts by name (detached).
+
+        Args:
+            batch: real rows.
+            fake: (B, X) of the same classes, no gradient.
+            mix: (B, 1), see `Critic.loss`.
+        """
+        wasserstein, penalty = self.critic.loss(batch.target, fake, batch.a, mix)
+        terms = self.critic_terms(batch)
+        total = wasserstein + self.config.gp_weight * penalty + sum(terms.values())
+        parts = {"critic": wasserstein, "gradient_penalty": penalty, **terms}
+        return total, {name: loss.detach() for name, loss in parts.items()}
+
+    def loss_on(self, batch: Batch, drawn: Drawn) -> tuple[Tensor, Losses]:
         """− D(G(noise, a)) + w_gcls·CE of the frozen teacher on these synthetic seen rows, and further terms."""
-        generated = self.generate(self.draw_noise(len(batch.y), rng), batch.a)
+        generated = self.generate(drawn["noise"], batch.a)
         fake = self.anchored(generated, batch.a)
         adversarial = -self.critic.frozen_value(generated, batch.a).mean()
-        further, parts = self.generator_terms(batch, fake, rng)
+        further, parts = self.generator_terms(batch, fake, drawn)
         total, parts = adversarial + further, {"adversarial": adversarial.detach(), **parts}
         if self.config.gcls_weight > 0:
             classification = F.cross_entropy(self.teacher(fake)[1], batch.y)

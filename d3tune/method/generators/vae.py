@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.generators.base import Backbone, Batch, GeneratorConfig, SemanticGenerator, Sizes
+from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, SemanticGenerator, Sizes
 from d3tune.method.networks import EmbeddingClassifier, linear
 
 SLOPE = 0.2
@@ -90,16 +90,23 @@ class Vae(Backbone[VaeConfig]):
             return x
         return x + self.config.output_noise * self.residual_variance.sqrt() * rest
 
-    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def draw(self, n: int, rng: torch.Generator) -> Drawn:
+        """The noise of the latents."""
+        return {"latent": torch.randn(n, self._latent_dim, generator=rng, device=rng.device)}
+
+    def loss_on(self, batch: Batch, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative evidence lower bound, β-weighted and divided by X."""
         mean, log_variance = self.encoder(batch.target, batch.a)
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        decoded = self.decoder(mean + noise * (0.5 * log_variance).exp(), batch.a)
+        decoded = self.decoder(mean + drawn["latent"] * (0.5 * log_variance).exp(), batch.a)
         reconstruction = self._reconstruction(decoded, batch.target)
         kl = kl_to_standard_normal(mean, log_variance)
         self._follow(decoded.detach() - batch.target)
         total = (reconstruction + self._beta() * kl) / self.sizes.n_features
         return total, {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
+
+    def after_update(self) -> None:
+        """Advance the warm-up; in the loss, a compiled backward pass would read the next update's β."""
+        self.step += 1
 
     def _reconstruction(self, decoded: Tensor, x: Tensor) -> Tensor:
         if self.config.reconstruction == "bce":
@@ -111,13 +118,12 @@ class Vae(Backbone[VaeConfig]):
     def _beta(self) -> Tensor | float:
         if self.config.vae_warmup == 0:
             return self.config.vae_beta
-        return self.config.vae_beta * (self.step / self.config.vae_warmup).clamp(max=1)
+        return self.config.vae_beta * ((self.step + 1) / self.config.vae_warmup).clamp(max=1)
 
     @torch.no_grad()
     def _follow(self, residual: Tensor) -> None:
-        """Advance the warm-up and the running residual variance, without bias at the start."""
-        self.step += 1
-        weight = (1 - RESIDUAL_DECAY) / (1 - RESIDUAL_DECAY**self.step)
+        """Advance the running residual variance, without bias at the start."""
+        weight = (1 - RESIDUAL_DECAY) / (1 - RESIDUAL_DECAY ** (self.step + 1))
         self.residual_variance.lerp_(residual.square().mean(dim=0), weight)
 
 

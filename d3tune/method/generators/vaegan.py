@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.generators.base import Batch
+from d3tune.method.generators.base import Batch, Drawn
 from d3tune.method.generators.gan import AdversarialBackbone, GanConfig, Losses
 from d3tune.method.generators.vae import Encoder, kl_to_standard_normal
 from d3tune.method.networks import linear
@@ -72,12 +72,16 @@ class Vaegan(AdversarialBackbone[VaeganConfig]):
         """ReMSE of the decoder on real rows."""
         return {"remse": self.real_remse(self.decoder(batch.x), batch.a, batch.y)}
 
-    def generator_terms(self, batch: Batch, fake: Tensor, rng: torch.Generator) -> tuple[Tensor, Losses]:
+    def draw(self, n: int, rng: torch.Generator) -> Drawn:
+        """The generator's noise, and that of the encoder's latents."""
+        noise = self.draw_noise(n, rng)
+        return {"noise": noise, "latent": torch.randn(noise.shape, generator=rng, device=noise.device)}
+
+    def generator_terms(self, batch: Batch, fake: Tensor, drawn: Drawn) -> tuple[Tensor, Losses]:
         """The VAE's loss on real rows and ReMSE on the fakes."""
         config = self.config
         mean, log_variance = self.encoder(batch.target, batch.a)
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        decoded = self.generate(mean + noise * (0.5 * log_variance).exp(), batch.a)
+        decoded = self.generate(mean + drawn["latent"] * (0.5 * log_variance).exp(), batch.a)
         reconstruction = F.mse_loss(decoded, batch.target, reduction="sum") / len(batch.x)
         kl = kl_to_standard_normal(mean, log_variance)
         vae = (reconstruction + config.vae_beta * kl) / self.sizes.n_features
