@@ -27,6 +27,8 @@ class Keeper:
             best: of how many trials the weights are kept.
         """
         self._ledger, self._directory, self._best = ledger, directory, best
+        # the best so far: no other ended trial has weights
+        self._kept: list[FrozenTrial] = []
 
     @property
     def keeps_weights(self) -> bool:
@@ -35,9 +37,9 @@ class Keeper:
 
     def settle(self, number: int) -> None:
         """Free what an ended trial no longer needs and record it."""
-        trials = self._ledger.trials()
-        self._settle(next(trial for trial in trials if trial.number == number))
-        self._drop_weights(trials)
+        trial = self._ledger.trial(number)
+        self._settle(trial)
+        self._drop_weights([*self._kept, trial])
 
     def settle_all(self) -> None:
         """Settle what an earlier process ended but did not live to record."""
@@ -61,6 +63,7 @@ class Keeper:
     def _drop_weights(self, trials: list[FrozenTrial]) -> None:
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        self._kept = ranked[: self._best]
         for trial in ranked[self._best :]:
             if weights_update(self._directory(trial.number)) is not None:
                 remove_weights(self._directory(trial.number))

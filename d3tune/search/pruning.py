@@ -1,7 +1,7 @@
 """Which running trial to stop: pruning rules over the study's intermediate values, the best objective so far."""
 
+import bisect
 import math
-from collections.abc import Iterable
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -37,11 +37,14 @@ class CautiousHalving(optuna.pruners.BasePruner):
     Plain halving compares the second trial with the first alone and prunes one of them, whatever they are worth: a
     search of a dozen trials would lose its warm starts to a coin toss. A trial that failed is no competitor: what it
     reached before it diverged is no value to beat.
+
+    Made for one study.
     """
 
     def __init__(self, grace: int) -> None:
         """Halve at ``grace``, 2·``grace``, 4·``grace`` … updates."""
         self._grace = grace
+        self._ended = _Ended()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """See `optuna.pruners.BasePruner.prune`; asked at a trial's first report at or after a rung."""
@@ -51,19 +54,51 @@ class CautiousHalving(optuna.pruners.BasePruner):
         rung = self._grace * REDUCTION_FACTOR ** int(math.log2(step / self._grace) / math.log2(REDUCTION_FACTOR))
         if any(rung <= earlier < step for earlier in trial.intermediate_values):
             return False
-        rivals = (other for other in study.get_trials(deepcopy=False) if other.state != TrialState.FAIL)
-        values = sorted(_values_at(rung, rivals), reverse=True)
+        running = self._ended.take(study)
+        others = [value for other in running if (value := _value_at(rung, other)) is not None]
+        values = sorted([*self._ended.values_at(rung), *others], reverse=True)
         if len(values) < MIN_COMPETITORS:
             return False
         kept = max(1, len(values) // REDUCTION_FACTOR)
         return bool(trial.intermediate_values[step] < values[kept - 1])
 
 
-def _values_at(rung: int, trials: Iterable[FrozenTrial]) -> list[float]:
-    """Each trial's value at its first report at or after a rung; trials that did not get there have none."""
-    found = []
-    for trial in trials:
-        reached = [step for step in trial.intermediate_values if step >= rung]
-        if reached:
-            found.append(trial.intermediate_values[min(reached)])
-    return found
+class _Ended:
+    """Values of one study's ended trials by rung, sorted: they change no more, and a long search has thousands."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+        self._seen = 0
+        self._trials: list[FrozenTrial] = []
+        self._values: dict[int, tuple[int, list[float]]] = {}
+
+    def take(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Take the trials that ended since the last call; returns those that run."""
+        trials = study.get_trials(deepcopy=False)
+        running = []
+        for number in [*self._open, *range(self._seen, len(trials))]:
+            trial = trials[number]
+            if trial.state == TrialState.FAIL:
+                continue
+            if trial.state.is_finished():
+                self._trials.append(trial)
+            else:
+                running.append(trial)
+        self._open, self._seen = [trial.number for trial in running], len(trials)
+        return running
+
+    def values_at(self, rung: int) -> list[float]:
+        """See `_value_at`."""
+        taken, values = self._values.get(rung, (0, []))
+        for trial in self._trials[taken:]:
+            value = _value_at(rung, trial)
+            if value is not None:
+                bisect.insort(values, value)
+        self._values[rung] = (len(self._trials), values)
+        return values
+
+
+def _value_at(rung: int, trial: FrozenTrial) -> float | None:
+    """A trial's value at its first report at or after a rung; None where it did not get there."""
+    reached = [step for step in trial.intermediate_values if step >= rung]
+    return trial.intermediate_values[min(reached)] if reached else None

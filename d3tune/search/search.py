@@ -1,8 +1,8 @@
 """A search from start to end: trials, confirmation, baselines, summary. All state is in the run directory."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class Outcome:
     bytes: int = 0
 
 
-def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Outcome:
+def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, executor: Executor | None = None) -> Outcome:
     """Carry a run to its plan: what is done is not done again.
 
     Args:
@@ -118,6 +118,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
         plan: how far.
         stop: requested by a signal handler to drain.
         say: takes one line an event.
+        executor: carries out the trials, for simulations; None is what the plan's resources say. It is closed.
 
     Raises:
         NoUsableTrialError: every trial failed.
@@ -139,7 +140,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say) -> Out
     state = "failed"
     outcome = Outcome(run, experiment=mirror.experiment_name)
     try:
-        with _executor(plan, run) as executor:
+        with closing(executor or _executor(plan, run)) as executor:
             _run_trials(run, plan, ledger, keeper, executor, stop, say)
             outcome.winner = winner(ledger.trials())
             outcome.counts = counts(ledger.trials())
@@ -246,18 +247,12 @@ def _artifacts(run: RunDirectory) -> list[Path]:
     return [run.best] if run.best.exists() else []
 
 
-@contextmanager
-def _executor(plan: Plan, run: RunDirectory) -> Iterator[Executor]:
+def _executor(plan: Plan, run: RunDirectory) -> Executor:
     if plan.resources.executor == "local":
-        executor: Executor = InProcessExecutor()
-    else:
-        from d3tune.search.executor.ray import RayExecutor
+        return InProcessExecutor()
+    from d3tune.search.executor.ray import RayExecutor
 
-        executor = RayExecutor(plan.resources, run.log, plan.num_gpus)
-    try:
-        yield executor
-    finally:
-        executor.close()
+    return RayExecutor(plan.resources, run.log, plan.num_gpus)
 
 
 def _run_trials(

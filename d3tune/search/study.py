@@ -92,6 +92,17 @@ class Ledger:
                 return read_trials(self._journal.path)
             return [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
+    def trial(self, number: int) -> FrozenTrial:
+        """One of `trials`, without listing them all.
+
+        Raises:
+            KeyError: there is none of that number.
+        """
+        with self._lock:
+            if self._journal.broken:
+                return {trial.number: trial for trial in self.trials()}[number]
+            return self._frozen(number)
+
     def next_trial(self, limit: int) -> Assignment | None:
         """The next trial to run: an interrupted one, else a warm start, else a suggestion.
 
@@ -242,7 +253,8 @@ class Ledger:
         trial.report(best_report(reports).value, report.update)
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
+        storage = self.study._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
 
     def _record_best(self, trial: optuna.Trial) -> Report:
         best = best_report(reports_of(self._frozen(trial.number)))
