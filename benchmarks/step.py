@@ -37,6 +37,7 @@ from benchmarks.step_work import NEEDED, Widths
 from d3tune.data.tensors import Scaler, Tensors
 from d3tune.method.generators import load_backbone
 from d3tune.method.generators.base import GeneratorConfig
+from d3tune.method.memory import keep_freed_memory
 from d3tune.method.training import Training
 
 LARGE = 2048
@@ -309,6 +310,8 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print; 1 where a limit does not hold."""
     given = arguments(argv)
     torch.set_num_threads(1)
+    # as in a trial's process
+    keep_freed_memory()
     rounds = 2 if given.quick else given.rounds
     print(f"simulated features, one thread, float32, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     results = []

@@ -142,24 +142,21 @@ class Training(Trainer):
 
     def _joint_loss(self, batch: Batch, drawn: Drawn, noise: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """L_gen, plus the D³ terms on fakes of the noise where there is some; a function of its arguments."""
-        total, parts = self.backbone.loss_on(batch, drawn)
-        if noise is not None:
-            d3, further = self.student.loss(batch, self._fakes(noise), self.teacher)
-            total, parts = total + d3, parts | further
-        return total, parts
+        if noise is None:
+            return self.backbone.loss_on(batch, drawn)
+        total, parts, rows = self.backbone.loss_and_rows(batch, drawn, noise, self._step_y)
+        d3, further = self.student.loss(batch, Synthetic(rows, self._step_y), self.teacher)
+        return total + d3, parts | further
 
     def _step_student_alone(self, batch: Batch) -> None:
         """A student step on fakes that carry no gradient to the generator."""
         with torch.no_grad():
-            fakes = self._fakes(self.backbone.draw_noise(len(self._step_y), self._rng))
+            noise = self.backbone.draw_noise(len(self._step_y), self._rng)
+            fakes = Synthetic(self.backbone.sample(noise, self.tensors.semantics[self._step_y]), self._step_y)
         loss, _ = self.student.loss(batch, fakes, self.teacher)
         self._student_optimizer.zero_grad()
         torch.autograd.backward(loss)
         self._student_optimizer.step()
-
-    def _fakes(self, noise: Tensor) -> Synthetic:
-        """``n_synthetic_step`` rows of every unseen class."""
-        return Synthetic(self.backbone.sample(noise, self.tensors.semantics[self._step_y]), self._step_y)
 
     def _class_anchors(self) -> Tensor | None:
         """Anchors of all classes (N, X), where the generator models residuals; tells the backbone of them."""
@@ -177,7 +174,7 @@ class Training(Trainer):
         y = data.train_y[rows]
         x = data.train_x[rows]
         residual = None if self._anchors is None else x - self._anchors[y]
-        return Batch(x, y, data.semantics[y], self._table.z[rows], self._table.v[rows], residual)
+        return Batch(x, y, data.semantics[y], self._table.z[rows], self._table.v[rows], residual, data.semantics)
 
     def _unseen_labels(self, n_per_class: int) -> Tensor:
         device = self.tensors.train_x.device

@@ -16,6 +16,7 @@ from d3tune.data.prepared import open_prepared
 from d3tune.data.tensors import Tensors, class_semantics, load_tensors
 from d3tune.errors import RunError
 from d3tune.method.generators import load_backbone
+from d3tune.method.memory import keep_freed_memory
 from d3tune.method.trainer import Trainer
 from d3tune.method.training import start_training
 
@@ -68,6 +69,7 @@ class TrainingJob:
             RunError: the dataset at the path is not the one of the search.
         """
         torch.set_num_threads(self.threads)
+        keep_freed_memory()
         backbone = load_backbone(self.backbone)
         config = backbone.config.model_validate(self.config)
         splits = self.splits if protocol == "validation" else (0,)

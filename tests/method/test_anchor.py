@@ -16,7 +16,7 @@ from torch import Tensor
 from d3tune.data.tensors import Tensors
 from d3tune.method.closed_form import RidgeAnchor, class_means
 from d3tune.method.generators import load_backbone
-from d3tune.method.generators.base import Batch, Drawn
+from d3tune.method.generators.base import Batch
 from d3tune.method.networks import EmbeddingClassifier
 from d3tune.method.student import StudentSide, Synthetic
 from d3tune.method.training import Training
@@ -122,13 +122,13 @@ def test_training_gives_the_backbone_x_less_the_anchor(
 ) -> None:
     training = make(backbone)
     batches: list[Batch] = []
-    own = type(training.backbone).loss_on
+    own = type(training.backbone).loss_and_rows
 
-    def watched(model: Any, batch: Batch, drawn: Drawn) -> Any:
+    def watched(model: Any, batch: Batch, *others: Any) -> Any:
         batches.append(batch)
-        return own(model, batch, drawn)
+        return own(model, batch, *others)
 
-    monkeypatch.setattr(type(training.backbone), "loss_on", watched)
+    monkeypatch.setattr(type(training.backbone), "loss_and_rows", watched)
     training.advance(2)
     assert len(batches) == 2
     rows = [row.tolist() for row in tiny.train_x]
@@ -195,18 +195,18 @@ def test_a_generator_of_zeros_gives_the_class_means_to_every_reader(
         decoder.output.bias.zero_()
     seen_by_student: list[Tensor] = []
     batches: list[Batch] = []
-    loss, own = StudentSide.loss, type(training.backbone).loss_on
+    loss, own = StudentSide.loss, type(training.backbone).loss_and_rows
 
     def watched(side: StudentSide, batch: Batch, synthetic: Synthetic, teacher: EmbeddingClassifier) -> Any:
         seen_by_student.append(synthetic.x.detach().clone())
         return loss(side, batch, synthetic, teacher)
 
-    def parts_of(model: Any, batch: Batch, drawn: Drawn) -> Any:
+    def parts_of(model: Any, batch: Batch, *others: Any) -> Any:
         batches.append(batch)
-        return own(model, batch, drawn)
+        return own(model, batch, *others)
 
     monkeypatch.setattr(StudentSide, "loss", watched)
-    monkeypatch.setattr(type(training.backbone), "loss_on", parts_of)
+    monkeypatch.setattr(type(training.backbone), "loss_and_rows", parts_of)
     rows = training.synthesise(3, "evaluation")
     np.testing.assert_allclose(rows.x.numpy(), expected_anchor(tiny, tiny.semantics[rows.y]), atol=1e-6)
     losses = training._step()

@@ -50,7 +50,7 @@ def textbook_loss(critic: Critic, real: Tensor, fake: Tensor, a: Tensor, mix: Te
 
 
 def gradients(critic: Critic, loss: Tensor) -> list[Tensor]:
-    found = torch.autograd.grad(loss, list(critic.parameters()), allow_unused=True)
+    found = torch.autograd.grad(loss, list(critic.parameters()), retain_graph=True, allow_unused=True)
     return [
         torch.zeros_like(parameter) if gradient is None else gradient
         for parameter, gradient in zip(critic.parameters(), found, strict=True)

@@ -66,7 +66,13 @@ def test_a_loss_that_is_not_finite_is_named_with_its_update(
     update: int, value: float, searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the first and the last update of an interval, and at the very last; no later than the next evaluation."""
-    spoil_call(monkeypatch, Gan, "loss_on", update, lambda loss: (loss[0], {**loss[1], "bad": torch.tensor(value)}))
+    spoil_call(
+        monkeypatch,
+        Gan,
+        "loss_and_rows",
+        update,
+        lambda loss: (loss[0], {**loss[1], "bad": torch.tensor(value)}, loss[2]),
+    )
     # a loss of one update alone would be a table with holes
     spoil_all_parts(monkeypatch)
     failed = searched()
@@ -75,13 +81,13 @@ def test_a_loss_that_is_not_finite_is_named_with_its_update(
 
 
 def spoil_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    spoilt = Gan.loss_on
+    spoilt = Gan.loss_and_rows
 
     def with_part(*arguments: Any) -> Any:
-        total, parts = spoilt(*arguments)
-        return total, {"bad": torch.tensor(0.0), **parts}
+        total, parts, rows = spoilt(*arguments)
+        return total, {"bad": torch.tensor(0.0), **parts}, rows
 
-    monkeypatch.setattr(Gan, "loss_on", with_part)
+    monkeypatch.setattr(Gan, "loss_and_rows", with_part)
 
 
 @pytest.mark.parametrize(("update", "reported"), [(5, []), (6, [5])])
@@ -91,10 +97,10 @@ def test_a_gradient_that_is_not_finite_is_noticed_at_the_next_evaluation(
     """The weights are spoilt by it, and with them the next loss; or the scores, where none follows."""
 
     def steep(loss: Any) -> Any:
-        total, parts = loss
-        return total + INF * (total - total.detach()), parts
+        total, *others = loss
+        return total + INF * (total - total.detach()), *others
 
-    spoil_call(monkeypatch, Gan, "loss_on", update, steep)
+    spoil_call(monkeypatch, Gan, "loss_and_rows", update, steep)
     failed = searched()
     assert sorted(failed.intermediate_values) == reported
     reason = failed.user_attrs["failure"]

@@ -226,7 +226,7 @@ def test_all_trials_failing_ends_with_the_reason(
     def fail(*_: Any) -> None:
         raise MemoryError("no room\nfor it")
 
-    monkeypatch.setattr(Gan, "loss_on", fail)
+    monkeypatch.setattr(Gan, "prepare", fail)
     run = new_run()
     with pytest.raises(
         NoUsableTrialError, match="3 of 3 failed, most often with: MemoryError: no room for it"
@@ -242,14 +242,14 @@ def test_all_trials_failing_ends_with_the_reason(
 def test_a_diverged_trial_fails_and_frees_its_place(
     new_run: NewRun, carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound, calls = Gan.loss_on, [0]
+    sound, calls = Gan.loss_and_rows, [0]
 
-    def poisoned(self: Gan, batch: Any, drawn: Any) -> Any:
+    def poisoned(self: Gan, *arguments: Any) -> Any:
         calls[0] += 1
-        total, parts = sound(self, batch, drawn)
-        return (total * float("nan"), parts) if calls[0] == 15 else (total, parts)
+        total, *others = sound(self, *arguments)
+        return (total * float("nan") if calls[0] == 15 else total, *others)
 
-    monkeypatch.setattr(Gan, "loss_on", poisoned)
+    monkeypatch.setattr(Gan, "loss_and_rows", poisoned)
     run = new_run(pruner="none")
     outcome = carry_out(run, trials=2)
     first, second = study_of(run)

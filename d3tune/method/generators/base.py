@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from d3tune.config import D3Config
 from d3tune.method.networks import EmbeddingClassifier, linear
+from d3tune.method.parted import SLOPE, Semantics, parted_linear, rows_of
 
 OutputActivation = Literal["auto", "sigmoid", "relu", "linear"]
 
@@ -50,6 +51,7 @@ class Batch:
         teacher_z: (B, E) the teacher's embeddings of x.
         teacher_v: (B, N_s) the teacher's logits of x.
         residual: (B, X) what the generator models, x − anchor(a); None where there is no anchor.
+        table: (N, A) semantics of all classes, of which ``a`` is rows; None where they are not at hand.
     """
 
     x: Tensor
@@ -58,11 +60,17 @@ class Batch:
     teacher_z: Tensor
     teacher_v: Tensor
     residual: Tensor | None = None
+    table: Tensor | None = None
 
     @property
     def target(self) -> Tensor:
         """What the generator models: the residual, or x itself."""
         return self.x if self.residual is None else self.residual
+
+    @property
+    def semantics(self) -> Semantics:
+        """``a``, once a class where that is less."""
+        return (self.a, None) if self.table is None else rows_of(self.table, self.y)
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,23 @@ class Backbone(nn.Module, ABC, Generic[C]):
     @abstractmethod
     def generator_parameters(self) -> list[nn.Parameter]:
         """What one update of the generator changes."""
+
+    def loss_and_rows(
+        self, batch: Batch, drawn: Drawn, noise: Tensor, y: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """`loss_on`, and what `sample` makes of a noise (M, noise_dim) for classes (M,); perhaps in one pass.
+
+        Args:
+            batch: real rows, with its table of semantics.
+            drawn: what `draw` gave.
+            noise: (M, noise_dim).
+            y: (M,) classes in [0, N).
+
+        Returns:
+            The loss, its parts, and rows (M, X).
+        """
+        assert batch.table is not None
+        return *self.loss_on(batch, drawn), self.sample(noise, batch.table[y])
 
     @property
     def inner_steps(self) -> int:
@@ -178,9 +203,10 @@ class SemanticGenerator(nn.Module):
         self.output = linear(config.hidden_dim, sizes.n_features, rng)
         self.activation = config.resolved_activation
 
-    def forward(self, noise: Tensor, semantics: Tensor) -> Tensor:
-        """Noise (B, noise_dim) and semantics (B, A) to features (B, X)."""
-        h = nn.functional.leaky_relu(self.hidden(torch.cat([noise, semantics], dim=1)), 0.2)
+    def forward(self, noise: Tensor, semantics: Tensor, index: Tensor | None = None) -> Tensor:
+        """Noise (B, noise_dim) and semantics (B, A), or (C, A) with an index (B,) into them, to features (B, X)."""
+        pre = parted_linear(noise, semantics, index, self.hidden.weight, self.hidden.bias)
+        h = nn.functional.leaky_relu(pre, SLOPE)
         return activate(self.output(h), self.activation)
 
 

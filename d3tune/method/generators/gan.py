@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, SemanticGenerator, Sizes
 from d3tune.method.networks import EmbeddingClassifier, adam, linear
-
-SLOPE = 0.2
+from d3tune.method.parted import SLOPE, Semantics, parted_linear, rows_of, wasserstein_and_penalty
 
 
 class GanConfig(GeneratorConfig):
@@ -24,7 +23,7 @@ class GanConfig(GeneratorConfig):
 
 
 class Critic(nn.Module):
-    """[x; a] → hidden LeakyReLU(.2) → 1, kept as the parts that the closed-form penalty needs."""
+    """[x; a] → hidden LeakyReLU(.2) → 1."""
 
     def __init__(self, sizes: Sizes, hidden_dim: int, rng: torch.Generator) -> None:
         super().__init__()
@@ -32,40 +31,28 @@ class Critic(nn.Module):
         self.hidden = linear(sizes.n_features + sizes.n_semantics, hidden_dim, rng)
         self.output = linear(hidden_dim, 1, rng)
 
-    def frozen_value(self, x: Tensor, a: Tensor) -> Tensor:
-        """D(x, a) (B,) with gradient to x alone: the critic's own weights are constants here."""
+    def frozen_value(self, x: Tensor, a: Tensor, index: Tensor | None = None) -> Tensor:
+        """D(x, a_index) (B,) with gradient to x alone: the critic's own weights are constants here."""
         hidden, output = self.hidden, self.output
-        pre = F.linear(torch.cat([x, a], dim=1), hidden.weight.detach(), hidden.bias.detach())
+        pre = parted_linear(x, a, index, hidden.weight.detach(), hidden.bias.detach())
         return F.linear(F.leaky_relu(pre, SLOPE), output.weight.detach(), output.bias.detach()).squeeze(1)
 
-    def loss(self, real: Tensor, fake: Tensor, a: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
-        """Wasserstein loss E[D(fake)] − E[D(real)] and gradient penalty, in one pass.
-
-        The penalty needs ∇ₓD at x̄ = u·real + (1 − u)·fake. Both share a and the bias, and the hidden layer is
-        linear before its activation, so the pre-activation at x̄ is u·pre(real) + (1 − u)·pre(fake): no third
-        forward pass. With one LeakyReLU layer ∇ₓD = W_xᵀ(w₂ ⊙ slope), where slope is 1 or .2 by the sign of that
-        pre-activation and has derivative 0 almost everywhere: no double backward pass either.
+    def loss(
+        self, real: Tensor, fake: Tensor, a: Tensor, mix: Tensor, index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Wasserstein loss E[D(fake)] − E[D(real)] and gradient penalty; see `wasserstein_and_penalty`.
 
         Args:
             real: (B, X).
             fake: (B, X), no gradient.
-            a: (B, A).
+            a: (B, A), or (C, A) with an index.
             mix: u, (B, 1) in [0, 1].
+            index: (B,) rows of ``a``.
 
         Returns:
             The Wasserstein loss and mean (‖∇ₓD‖ − 1)², scalars.
         """
-        weight_x, weight_a = torch.split(self.hidden.weight, [self.n_features, a.shape[1]], dim=1)
-        shared = F.linear(a, weight_a, self.hidden.bias)
-        pre_real, pre_fake = (F.linear(torch.cat([real, fake]), weight_x) + shared.repeat(2, 1)).chunk(2)
-        value_real = self.output(F.leaky_relu(pre_real, SLOPE))
-        value_fake = self.output(F.leaky_relu(pre_fake, SLOPE))
-        with torch.no_grad():
-            at_mix = torch.lerp(pre_fake, pre_real, mix)
-            slope = torch.where(at_mix > 0, torch.ones_like(at_mix), torch.full_like(at_mix, SLOPE))
-        gradient = (self.output.weight * slope) @ weight_x
-        penalty = (gradient.norm(dim=1) - 1).square().mean()
-        return value_fake.mean() - value_real.mean(), penalty
+        return wasserstein_and_penalty(real, fake, a, index, mix, *self.hidden.parameters(), *self.output.parameters())
 
 
 G = TypeVar("G", bound=GanConfig)
@@ -122,16 +109,16 @@ class AdversarialBackbone(Backbone[G]):
         """The critic's Adam."""
         return {"critic": self._critic_optimizer}
 
-    def generate(self, noise: Tensor, semantics: Tensor) -> Tensor:
+    def generate(self, noise: Tensor, semantics: Tensor, index: Tensor | None = None) -> Tensor:
         """See `Backbone.generate`."""
-        x: Tensor = self.generator(noise, semantics)
+        x: Tensor = self.generator(noise, semantics, index)
         return x
 
     def prepare(self, batches: Sequence[Batch], rng: torch.Generator) -> Losses:
         """The critic steps; their fakes come from one generator pass, since the generator does not change."""
-        semantics = torch.cat([batch.a for batch in batches])
+        noise = self.draw_noise(sum(len(batch.y) for batch in batches), rng)
         with torch.no_grad():
-            fakes = self.generate(self.draw_noise(len(semantics), rng), semantics)
+            fakes = self.generate(noise, *_joined(batches))
         totals: Losses = {}
         for batch, fake in zip(batches, torch.split(fakes, [len(batch.x) for batch in batches]), strict=True):
             mix = torch.rand(len(fake), 1, generator=rng, device=fake.device)
@@ -151,7 +138,8 @@ class AdversarialBackbone(Backbone[G]):
             fake: (B, X) of the same classes, no gradient.
             mix: (B, 1), see `Critic.loss`.
         """
-        wasserstein, penalty = self.critic.loss(batch.target, fake, batch.a, mix)
+        a, index = batch.semantics
+        wasserstein, penalty = self.critic.loss(batch.target, fake, a, mix, index)
         terms = self.critic_terms(batch)
         total = wasserstein + self.config.gp_weight * penalty + sum(terms.values())
         parts = {"critic": wasserstein, "gradient_penalty": penalty, **terms}
@@ -159,9 +147,19 @@ class AdversarialBackbone(Backbone[G]):
 
     def loss_on(self, batch: Batch, drawn: Drawn) -> tuple[Tensor, Losses]:
         """− D(G(noise, a)) + w_gcls·CE of the frozen teacher on these synthetic seen rows, and further terms."""
-        generated = self.generate(drawn["noise"], batch.a)
+        return self._loss_of(self.generate(drawn["noise"], *batch.semantics), batch, drawn)
+
+    def loss_and_rows(self, batch: Batch, drawn: Drawn, noise: Tensor, y: Tensor) -> tuple[Tensor, Losses, Tensor]:
+        """See `Backbone.loss_and_rows`; one pass of the generator makes both."""
+        assert batch.table is not None
+        both = torch.cat([drawn["noise"], noise])
+        generated = self.generate(both, *rows_of(batch.table, torch.cat([batch.y, y])))
+        own, rows = torch.split(generated, [len(batch.y), len(y)])
+        return *self._loss_of(own, batch, drawn), self.anchored(rows, batch.table[y])
+
+    def _loss_of(self, generated: Tensor, batch: Batch, drawn: Drawn) -> tuple[Tensor, Losses]:
         fake = self.anchored(generated, batch.a)
-        adversarial = -self.critic.frozen_value(generated, batch.a).mean()
+        adversarial = -self.critic.frozen_value(generated, *batch.semantics).mean()
         further, parts = self.generator_terms(batch, fake, drawn)
         total, parts = adversarial + further, {"adversarial": adversarial.detach(), **parts}
         if self.config.gcls_weight > 0:
@@ -169,6 +167,12 @@ class AdversarialBackbone(Backbone[G]):
             parts["generator_classification"] = classification.detach()
             total = total + self.config.gcls_weight * classification
         return total, parts
+
+
+def _joined(batches: Sequence[Batch]) -> Semantics:
+    """The semantics of all rows of some batches, of one table."""
+    y, table = torch.cat([batch.y for batch in batches]), batches[0].table
+    return (torch.cat([batch.a for batch in batches]), None) if table is None else rows_of(table, y)
 
 
 class Gan(AdversarialBackbone[GanConfig]):
