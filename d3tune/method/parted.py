@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SLOPE = 0.2
-# of rows: (B, A) and None, or (C, A) by class and each row's place (B,) in it
-Semantics = tuple[Tensor, Tensor | None]
+# values of rows (B, …) and None, or by class (C, …) and each row's place (B,) in them
+Rows = tuple[Tensor, Tensor | None]
 
 
-def rows_of(table: Tensor, index: Tensor) -> Semantics:
+def rows_of(table: Tensor, index: Tensor) -> Rows:
     """What `parted_linear` should read for ``table[index]``: the table itself where it has fewer rows.
 
     Args:
@@ -28,10 +28,31 @@ def rows_of(table: Tensor, index: Tensor) -> Semantics:
     return (table, index) if len(table) < len(index) else (table[index], None)
 
 
-def parted_linear(x: Tensor, a: Tensor, index: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
-    """W[x; a_index] + b as W_x x + (W_a a + b)_index, the second term once a class.
+def spread(by_class: Tensor, index: Tensor | None) -> Tensor:
+    """Rows (B, d) of what was computed by class (C, d); without an index they are rows already."""
+    return by_class if index is None else by_class.index_select(0, index)
 
-    With G the gradient of the output and G_a its sums by class: ∂W = [Gᵀx, G_aᵀa], ∂x = GW_x, ∂a = G_aW_a.
+
+def linear_parts(x: Tensor, a: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The two terms of W[x; a] + b: p = W_x x and q = W_a a + b, of rows that need not belong together.
+
+    With G and G' their gradients: ∂W = [Gᵀx, G'ᵀa], each product written into its columns; ∂x = GW_x, ∂a = G'W_a.
+
+    Args:
+        x: (B, X).
+        a: (C, A).
+        weight: W, (H, X + A).
+        bias: b, (H,).
+
+    Returns:
+        p (B, H) and q (C, H).
+    """
+    p, q = _LinearParts.apply(x, a, weight, bias)  # type: ignore[no-untyped-call]
+    return p, q
+
+
+def parted_linear(x: Tensor, a: Tensor, index: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    """W[x; a_index] + b, the semantics' term once a class.
 
     Args:
         x: (B, X).
@@ -43,8 +64,8 @@ def parted_linear(x: Tensor, a: Tensor, index: Tensor | None, weight: Tensor, bi
     Returns:
         (B, H).
     """
-    y: Tensor = _PartedLinear.apply(x, a, index, weight, bias)  # type: ignore[no-untyped-call]
-    return y
+    p, q = linear_parts(x, a, weight, bias)
+    return p + spread(q, index)
 
 
 def wasserstein_and_penalty(
@@ -88,26 +109,23 @@ def wasserstein_and_penalty(
     return difference, penalty
 
 
-class _PartedLinear(torch.autograd.Function):
+class _LinearParts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, index: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, a: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         n = x.shape[1]
-        ctx.save_for_backward(x, a, index, weight)
-        y = x @ weight[:, :n].T
-        return y.add_(_spread(F.linear(a, weight[:, n:], bias), index))
+        ctx.save_for_backward(x, a, weight)
+        return x @ weight[:, :n].T, F.linear(a, weight[:, n:], bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, a, index, weight = ctx.saved_tensors
-        (g,), n = gradients, x.shape[1]
-        by_class = _gathered(g, index, len(a))
+        x, a, weight = ctx.saved_tensors
+        (g, g_a), n = gradients, x.shape[1]
         to_x = g @ weight[:, :n] if ctx.needs_input_grad[0] else None
-        to_a = by_class @ weight[:, n:] if ctx.needs_input_grad[1] else None
+        to_a = g_a @ weight[:, n:] if ctx.needs_input_grad[1] else None
         to_weight = to_bias = None
-        if ctx.needs_input_grad[3]:
-            to_weight = _beside(weight, n, (g, x), (by_class, a))
-            to_bias = g.sum(dim=0)
-        return to_x, to_a, None, to_weight, to_bias
+        if ctx.needs_input_grad[2]:
+            to_weight, to_bias = _beside(weight, n, (g, x), (g_a, a)), g_a.sum(dim=0)
+        return to_x, to_a, to_weight, to_bias
 
 
 class _WassersteinAndPenalty(torch.autograd.Function):
@@ -126,7 +144,7 @@ class _WassersteinAndPenalty(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         b, n = real.shape
         x, weight_x = torch.cat([real, fake]), weight[:, :n]
-        shared = _spread(F.linear(a, weight[:, n:], bias), index)
+        shared = spread(F.linear(a, weight[:, n:], bias), index)
         pre = (x @ weight_x.T).view(2, b, -1).add_(shared)
         means = F.leaky_relu(pre, SLOPE).mean(dim=1)
         apart = means[1] - means[0]
@@ -159,12 +177,8 @@ def _sloped(value: Tensor, pre: Tensor) -> Tensor:
     return torch.where(pre > 0, value, SLOPE * value)
 
 
-def _spread(by_class: Tensor, index: Tensor | None) -> Tensor:
-    return by_class if index is None else by_class[index]
-
-
 def _gathered(by_row: Tensor, index: Tensor | None, n_classes: int) -> Tensor:
-    """Sums by class, the gradient of `_spread`."""
+    """Sums by class, the gradient of `spread`."""
     if index is None:
         return by_row
     return by_row.new_zeros(n_classes, by_row.shape[1]).index_add_(0, index, by_row)

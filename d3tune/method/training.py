@@ -55,8 +55,10 @@ class Training(Trainer):
         self.student = StudentSide(self.sizes, config, self._held_out_scores(), stream(seed, "student"))
         self.student.to(device)
         self._rng = stream(seed, "updates", device=device)
-        self._generator_optimizer = adam(self.backbone.generator_parameters(), config.generator_lr)
-        self._student_optimizer = adam(list(self.student.parameters()), config.student_lr)
+        generator, student = self.backbone.generator_parameters(), list(self.student.parameters())
+        self._trained = [*generator, *student]
+        self._generator_optimizer = adam(generator, config.generator_lr)
+        self._student_optimizer = adam(student, config.student_lr)
         self._step_y = self._unseen_labels(config.n_synthetic_step)
         self._reader = HeadReader(tensors, config, seed)
 
@@ -134,7 +136,8 @@ class Training(Trainer):
         losses |= parts
         self._generator_optimizer.zero_grad()
         self._student_optimizer.zero_grad()
-        torch.autograd.backward(total)
+        # of the critic's and its kind's weights no gradient is wanted here
+        torch.autograd.backward(total, inputs=self._trained)
         self._generator_optimizer.step()
         self._student_optimizer.step()
         self.backbone.after_update()

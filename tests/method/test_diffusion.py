@@ -252,7 +252,7 @@ def test_residual_is_modelled_where_there_is_one(tiny: Tensors) -> None:
 def seen_conditions(model: Diffusion, tiny: Tensors, n: int) -> tuple[Tensor, Tensor]:
     """The semantics that the network got in one loss on ``n`` rows of class 0, and those of the class."""
     given: list[Tensor] = []
-    handle = model.denoiser.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2].detach()))
+    handle = model.denoiser.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2][0].detach()))
     x, a = tiny.train_x[:1].expand(n, -1), tiny.semantics[:1].expand(n, -1)
     model.loss(Batch(x, torch.zeros(n, dtype=torch.long), a, torch.empty(0), torch.empty(0)), seeded(0))
     handle.remove()

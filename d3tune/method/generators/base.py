@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from d3tune.config import D3Config
 from d3tune.method.networks import EmbeddingClassifier, linear
-from d3tune.method.parted import SLOPE, Semantics, parted_linear, rows_of
+from d3tune.method.parted import SLOPE, Rows, parted_linear, rows_of
 
 OutputActivation = Literal["auto", "sigmoid", "relu", "linear"]
 
@@ -68,7 +68,7 @@ class Batch:
         return self.x if self.residual is None else self.residual
 
     @property
-    def semantics(self) -> Semantics:
+    def semantics(self) -> Rows:
         """``a``, once a class where that is less."""
         return (self.a, None) if self.table is None else rows_of(self.table, self.y)
 

@@ -9,8 +9,7 @@ from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Batch, Drawn
 from d3tune.method.generators.gan import AdversarialBackbone, GanConfig, Losses
 from d3tune.method.networks import linear
-
-SLOPE = 0.2
+from d3tune.method.parted import SLOPE, linear_parts
 
 
 class CeganConfig(GanConfig):
@@ -45,7 +44,6 @@ class ClassComparator(nn.Module):
 
     def __init__(self, embed_dim: int, n_semantics: int, hidden_dim: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.embed_dim = embed_dim
         self.hidden = linear(embed_dim + n_semantics, hidden_dim, rng)
         self.output = linear(hidden_dim, 1, rng)
 
@@ -55,8 +53,7 @@ class ClassComparator(nn.Module):
         With p = W_h h and q = W_a a + b, LeakyReLU(.2)(u) = .6u + .4|u|, and for w = w⁺ − w⁻ with w⁺, w⁻ ≥ 0:
         Σ w|p + q| = ‖w⁺p − (−w⁺q)‖₁ − ‖w⁻p − (−w⁻q)‖₁, two L1 distance matrices.
         """
-        weight_h, weight_a = torch.split(self.hidden.weight, [self.embed_dim, a.shape[1]], dim=1)
-        p, q = F.linear(h, weight_h), F.linear(a, weight_a, self.hidden.bias)
+        p, q = linear_parts(h, a, self.hidden.weight, self.hidden.bias)
         w = self.output.weight.squeeze(0)
         linear_part = (p @ w)[:, None] + (q @ w)[None, :]
         up, down = w.clamp(min=0), (-w).clamp(min=0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, Sizes
 from d3tune.method.networks import EmbeddingClassifier, scaled_linear
+from d3tune.method.parted import Rows, rows_of, spread
 
 TIME_DIM = 64
 CONDITION_DROP = 0.1
@@ -45,10 +46,15 @@ class Denoiser(nn.Module):
         self.film = scaled_linear(sizes.n_semantics, 2 * hidden_dim, rng)
         self.empty = nn.Parameter(torch.zeros(sizes.n_semantics))
 
-    def forward(self, x: Tensor, time: Tensor, a: Tensor) -> Tensor:
-        """Noisy features (B, X), times (B,) or (1,) in [0, 1] and semantics (B, A) to v (B, X)."""
-        scale, shift = self.film(a).chunk(2, dim=1)
-        h = F.silu((self.input(x) + self.time(_sinusoids(time))) * (1 + scale) + shift)
+    def forward(self, x: Tensor, times: Rows, semantics: Rows) -> Tensor:
+        """Noisy features (B, X), times (B,) in [0, 1] and semantics (B, A) to v (B, X).
+
+        Times and semantics are given once a level and once a class where those are fewer than rows; a single time may
+        stand for all.
+        """
+        (time, level), (a, index) = times, semantics
+        scale, shift = spread(self.film(a), index).chunk(2, dim=1)
+        h = F.silu((self.input(x) + spread(self.time(_sinusoids(time)), level)) * (1 + scale) + shift)
         v: Tensor = self.output(F.silu(self.middle(h)))
         return v
 
@@ -85,16 +91,14 @@ class Diffusion(Backbone[DiffusionConfig]):
 
     def generate(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """One step from noise to x₀, differentiable: what the D³ terms see."""
-        level = torch.full((1,), self.config.diffusion_steps - 1, device=noise.device)
-        return self._x0(self.denoiser, noise, level, semantics)
+        return self._x0(self.denoiser, noise, self._last(1, noise.device), (semantics, None))
 
     @torch.no_grad()
     def sample_final(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """T deterministic DDIM steps (η = 0; Song et al., 2021) with the averaged weights, or one step."""
         x = noise
         for t in reversed(range(self.config.diffusion_steps)):
-            level = torch.full((1,), t, device=noise.device)
-            x0 = self._guided(x, level, semantics)
+            x0 = self._guided(x, torch.full((1,), t, device=noise.device), semantics)
             if t == 0 or self.config.final_sampler == "one_step":
                 break
             epsilon = (x - self.alpha[t] * x0) / self.sigma[t]
@@ -116,9 +120,29 @@ class Diffusion(Backbone[DiffusionConfig]):
 
     def loss_on(self, batch: Batch, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error to x₀ at random noise levels, per dimension."""
+        semantics = self._conditioned(batch.a, batch.semantics, drawn)
+        return self._loss_of(
+            self._x0(self.denoiser, self._noisy(batch, drawn), drawn["level"], semantics), batch, drawn
+        )
+
+    def loss_and_rows(
+        self, batch: Batch, drawn: Drawn, noise: Tensor, y: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """See `Backbone.loss_and_rows`; one pass of the denoiser makes both."""
+        assert batch.table is not None
+        a, n = torch.cat([batch.a, batch.table[y]]), len(batch.y)
+        semantics = self._conditioned(a, rows_of(batch.table, torch.cat([batch.y, y])), drawn)
+        level = torch.cat([drawn["level"], self._last(len(y), y.device)])
+        x0 = self._x0(self.denoiser, torch.cat([self._noisy(batch, drawn), noise]), level, semantics)
+        own, rows = torch.split(x0, [n, len(y)])
+        return *self._loss_of(own, batch, drawn), self.anchored(rows, a[n:])
+
+    def _noisy(self, batch: Batch, drawn: Drawn) -> Tensor:
+        level = drawn["level"]
+        return self.alpha[level, None] * batch.target + self.sigma[level, None] * drawn["noise"]
+
+    def _loss_of(self, x0: Tensor, batch: Batch, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
         target, level = batch.target, drawn["level"]
-        noisy = self.alpha[level, None] * target + self.sigma[level, None] * drawn["noise"]
-        x0 = self._x0(self.denoiser, noisy, level, self._condition(batch.a, drawn))
         error = (x0 - target).square().mean(dim=1)
         if self.config.min_snr:
             snr = (self.alpha[level] / self.sigma[level]).square()
@@ -133,25 +157,39 @@ class Diffusion(Backbone[DiffusionConfig]):
         for average, current in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
             average.lerp_(current, 1 - self.config.ema_decay)
 
-    def _condition(self, a: Tensor, drawn: Drawn) -> Tensor:
-        """Semantics as training sees them: with noise, and replaced by the learned empty one where guidance is used."""
+    def _conditioned(self, a: Tensor, semantics: Rows, drawn: Drawn) -> Rows:
+        """Semantics as training sees them: with noise, and replaced by the learned empty one where guidance is used.
+
+        Args:
+            a: (B + M, A), of which the first B are real rows'; only these are changed.
+            semantics: the same, perhaps once a class; that serves as long as nothing differs from row to row.
+            drawn: what `draw` gave for B rows.
+        """
+        if self.config.semantics_noise == 0 and self.config.guidance == 0:
+            return semantics
+        real, others = a[: len(drawn["level"])], a[len(drawn["level"]) :]
         if self.config.semantics_noise > 0:
-            a = a + self.config.semantics_noise * drawn["semantics"]
+            real = real + self.config.semantics_noise * drawn["semantics"]
         if self.config.guidance > 0:
-            a = torch.where(drawn["dropped"], self.denoiser.empty, a)
-        return a
+            real = torch.where(drawn["dropped"], self.denoiser.empty, real)
+        return torch.cat([real, others]), None
 
     def _guided(self, x: Tensor, level: Tensor, a: Tensor) -> Tensor:
-        conditional = self._x0(self.average, x, level, a)
+        conditional = self._x0(self.average, x, level, (a, None))
         g = self.config.guidance
         if g == 0:
             return conditional
         empty = self.average.empty.expand_as(a)
-        return (1 + g) * conditional - g * self._x0(self.average, x, level, empty)
+        return (1 + g) * conditional - g * self._x0(self.average, x, level, (empty, None))
 
-    def _x0(self, denoiser: Denoiser, x: Tensor, level: Tensor, a: Tensor) -> Tensor:
-        time = (level + 1) / self.config.diffusion_steps
-        v: Tensor = denoiser(x, time, a)
+    def _last(self, n: int, device: torch.device) -> Tensor:
+        """The level of pure noise, n times."""
+        return torch.full((n,), self.config.diffusion_steps - 1, device=device)
+
+    def _x0(self, denoiser: Denoiser, x: Tensor, level: Tensor, semantics: Rows) -> Tensor:
+        steps = self.config.diffusion_steps
+        times = torch.arange(1, steps + 1, device=level.device) / steps
+        v: Tensor = denoiser(x, rows_of(times, level), semantics)
         return self.alpha[level, None] * x - self.sigma[level, None] * v
 
 

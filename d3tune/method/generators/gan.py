@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, SemanticGenerator, Sizes
 from d3tune.method.networks import EmbeddingClassifier, adam, linear
-from d3tune.method.parted import SLOPE, Semantics, parted_linear, rows_of, wasserstein_and_penalty
+from d3tune.method.parted import SLOPE, Rows, parted_linear, rows_of, wasserstein_and_penalty
 
 
 class GanConfig(GeneratorConfig):
@@ -169,7 +169,7 @@ class AdversarialBackbone(Backbone[G]):
         return total, parts
 
 
-def _joined(batches: Sequence[Batch]) -> Semantics:
+def _joined(batches: Sequence[Batch]) -> Rows:
     """The semantics of all rows of some batches, of one table."""
     y, table = torch.cat([batch.y for batch in batches]), batches[0].table
     return (torch.cat([batch.a for batch in batches]), None) if table is None else rows_of(table, y)

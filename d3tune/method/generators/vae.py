@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, SemanticGenerator, Sizes
 from d3tune.method.networks import EmbeddingClassifier, linear
+from d3tune.method.parted import SLOPE, parted_linear, rows_of
 
-SLOPE = 0.2
 LOG_VARIANCE_BOUND = 8.0
 RESIDUAL_DECAY = 0.99
 BCE_EPS = 1e-6
@@ -43,9 +43,9 @@ class Encoder(nn.Module):
         self.hidden = linear(sizes.n_features + sizes.n_semantics, hidden_dim, rng)
         self.output = linear(hidden_dim, 2 * latent_dim, rng)
 
-    def forward(self, x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, X) and semantics (B, A) to μ and log σ² (B, latent)."""
-        h = F.leaky_relu(self.hidden(torch.cat([x, a], dim=1)), SLOPE)
+    def forward(self, x: Tensor, a: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features (B, X) and semantics (B, A), or (C, A) with an index (B,), to μ and log σ² (B, latent)."""
+        h = F.leaky_relu(parted_linear(x, a, index, self.hidden.weight, self.hidden.bias), SLOPE)
         mean, log_variance = self.output(h).chunk(2, dim=1)
         return mean, log_variance.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
 
@@ -84,11 +84,14 @@ class Vae(Backbone[VaeConfig]):
 
     def generate(self, noise: Tensor, semantics: Tensor) -> Tensor:
         """Decode a latent; the rest of the noise, where there is any, is the output noise."""
-        latent, rest = torch.split(noise, [self._latent_dim, noise.shape[1] - self._latent_dim], dim=1)
-        x: Tensor = self.decoder(latent, semantics)
+        decoded: Tensor = self.decoder(noise[:, : self._latent_dim], semantics)
+        return self._noisy(decoded, noise)
+
+    def _noisy(self, decoded: Tensor, noise: Tensor) -> Tensor:
         if self.config.output_noise == 0:
-            return x
-        return x + self.config.output_noise * self.residual_variance.sqrt() * rest
+            return decoded
+        rest = noise[:, self._latent_dim :]
+        return decoded + self.config.output_noise * self.residual_variance.sqrt() * rest
 
     def draw(self, n: int, rng: torch.Generator) -> Drawn:
         """The noise of the latents."""
@@ -96,8 +99,27 @@ class Vae(Backbone[VaeConfig]):
 
     def loss_on(self, batch: Batch, drawn: Drawn) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative evidence lower bound, β-weighted and divided by X."""
-        mean, log_variance = self.encoder(batch.target, batch.a)
-        decoded = self.decoder(mean + drawn["latent"] * (0.5 * log_variance).exp(), batch.a)
+        mean, log_variance = self.encoder(batch.target, *batch.semantics)
+        latent = mean + drawn["latent"] * (0.5 * log_variance).exp()
+        return self._loss_of(self.decoder(latent, *batch.semantics), mean, log_variance, batch)
+
+    def loss_and_rows(
+        self, batch: Batch, drawn: Drawn, noise: Tensor, y: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """See `Backbone.loss_and_rows`; one pass of the decoder makes both."""
+        assert batch.table is not None
+        mean, log_variance = self.encoder(batch.target, *batch.semantics)
+        latent = mean + drawn["latent"] * (0.5 * log_variance).exp()
+        both = torch.cat([latent, noise[:, : self._latent_dim]])
+        decoded = self.decoder(both, *rows_of(batch.table, torch.cat([batch.y, y])))
+        own, rows = torch.split(decoded, [len(batch.y), len(y)])
+        # after the loss, which moves the residual variance
+        total, parts = self._loss_of(own, mean, log_variance, batch)
+        return total, parts, self.anchored(self._noisy(rows, noise), batch.table[y])
+
+    def _loss_of(
+        self, decoded: Tensor, mean: Tensor, log_variance: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         reconstruction = self._reconstruction(decoded, batch.target)
         kl = kl_to_standard_normal(mean, log_variance)
         self._follow(decoded.detach() - batch.target)

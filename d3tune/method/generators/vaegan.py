@@ -10,9 +10,8 @@ from d3tune.method.generators.base import Batch, Drawn
 from d3tune.method.generators.gan import AdversarialBackbone, GanConfig, Losses
 from d3tune.method.generators.vae import Encoder, kl_to_standard_normal
 from d3tune.method.networks import linear
+from d3tune.method.parted import SLOPE
 from d3tune.method.rebalanced import RebalancedMSE
-
-SLOPE = 0.2
 
 
 class VaeganConfig(GanConfig):
@@ -80,8 +79,8 @@ class Vaegan(AdversarialBackbone[VaeganConfig]):
     def generator_terms(self, batch: Batch, fake: Tensor, drawn: Drawn) -> tuple[Tensor, Losses]:
         """The VAE's loss on real rows and ReMSE on the fakes."""
         config = self.config
-        mean, log_variance = self.encoder(batch.target, batch.a)
-        decoded = self.generate(mean + drawn["latent"] * (0.5 * log_variance).exp(), batch.a)
+        mean, log_variance = self.encoder(batch.target, *batch.semantics)
+        decoded = self.generate(mean + drawn["latent"] * (0.5 * log_variance).exp(), *batch.semantics)
         reconstruction = F.mse_loss(decoded, batch.target, reduction="sum") / len(batch.x)
         kl = kl_to_standard_normal(mean, log_variance)
         vae = (reconstruction + config.vae_beta * kl) / self.sizes.n_features
