@@ -300,6 +300,16 @@ def test_updates_in_double_precision_are_the_same(case: str, monkeypatch: pytest
         assert_near(after[d3tune_name(name)], value, 1e-9, name, floor=1)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("case", CASES)
+def test_losses_stay_the_same_over_twenty_updates(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, tape = make_pair(*CASES[case]), Tape(monkeypatch)
+    for update in range(20):
+        found, expected = update_both(pair, tape)
+        for name in expected:
+            assert_near(found[name], expected[name], 1e-5, f"loss {name} of update {update}")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_updates_in_single_precision_are_the_same(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One update with one critic step: Adam's first steps make full steps of rounding errors of gradients near 0."""
