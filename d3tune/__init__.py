@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from d3tune.results.frames import load_run
     from d3tune.results.leaderboard import leaderboard
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "leaderboard", "load_run"]
 
 

@@ -11,16 +11,17 @@ Tensors = dict[str, Tensor]
 def pack(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> Tensors:
     """Parameters, buffers and optimiser state by name: ``module/layer.weight``, ``adam/name/3/exp_avg``.
 
-    Optimiser hyper-parameters are not part of it: they follow from the configuration.
+    They are no copies: training on changes them, as with torch's own ``state_dict``. Optimiser hyper-parameters are not
+    part of it: they follow from the configuration.
     """
     tensors: Tensors = {}
     for name, module in modules.items():
         for key, value in module.state_dict().items():
-            tensors[f"{name}/{key}"] = value.detach().clone()
+            tensors[f"{name}/{key}"] = value.detach()
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
-                tensors[f"adam/{name}/{index}/{key}"] = value.detach().clone()
+                tensors[f"adam/{name}/{index}/{key}"] = value.detach()
     return tensors
 
 

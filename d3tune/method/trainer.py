@@ -106,7 +106,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that training goes on from, as flat tensors."""
+        """Everything that training goes on from, as flat tensors; no copies, training on may change them."""
 
     @abstractmethod
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:

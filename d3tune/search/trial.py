@@ -12,6 +12,7 @@ from torch import Tensor
 
 from d3tune.config import metric_prefix
 from d3tune.errors import RunError
+from d3tune.method.memory import give_back
 from d3tune.method.trainer import Trainer
 from d3tune.search.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from d3tune.search.jobs import TrainingJob, describe_worker
@@ -37,6 +38,7 @@ class RunningTrial:
         self._reports: list[Report] = []
         self._trainings = job.selecting_trainings()
         self._restore()
+        give_back()
         self._unsent = [report for report in self._reports if report.update > known_update]
 
     @property
@@ -63,6 +65,7 @@ class RunningTrial:
         best = max((earlier.value for earlier in self._reports), default=-math.inf)
         self._reports.append(report)
         self._save(target, improved=report.value > best)
+        give_back()
         return report
 
     def _seconds(self) -> float:

@@ -208,7 +208,7 @@ def test_every_trial_failing_is_exit_code_3(
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(Gan, "loss", fail)
+    monkeypatch.setattr(Gan, "prepare", fail)
     end = d3tune(*LOCAL, *tiny, "--trials", "2")
     assert end.code == 3
     last = end.err.splitlines()[-1]

@@ -5,6 +5,7 @@ A further generative backbone needs a subclass of `GenerativeContract` with ``na
 
 import random
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, get_args
@@ -236,7 +237,7 @@ class AnyContract:
     def test_state_is_a_copy_of_flat_tensors(self, make: Make) -> None:
         training = make()
         training.advance(self.updates[0])
-        saved = training.state_dict()
+        saved = deepcopy(training.state_dict())
         kept = {name: value.clone() for name, value in saved.items()}
         assert all(isinstance(value, Tensor) and not value.requires_grad for value in saved.values())
         training.advance(self.updates[-1] + 1)

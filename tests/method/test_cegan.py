@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -223,7 +224,7 @@ def test_one_critic_step_is_one_step_on_the_sum(make: Make, tiny: Tensors, monke
             assert parameter.grad is not None
             parameter -= 0.5 * parameter.grad
     stepped: Any = training.backbone
-    before = training.state_dict()
+    before = deepcopy(training.state_dict())
     monkeypatch.setattr(stepped, "_critic_optimizer", torch.optim.SGD(stepped.critic_parameters(), lr=0.5))
     stepped.prepare([batch], seeded(5))
     assert moved(training, before) == {"critic", "embedding", "comparator"}
@@ -281,7 +282,7 @@ def test_generator_gradient_is_that_of_the_manual_sum(make: Make, tiny: Tensors)
 def test_generators_loss_steps_the_generator_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     training = make()
     monkeypatch.setattr(Cegan, "prepare", lambda *_: {})
-    before = training.state_dict()
+    before = deepcopy(training.state_dict())
     training.advance(3)
     assert moved(training, before) == {"generator"}
     assert not any(name.startswith("adam/critic/") for name in training.state_dict())

@@ -1,6 +1,7 @@
 """The vaegan backbone: its terms against slow formulas, and which part is stepped by which loss."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_a_weight_of_0_takes_its_term_out(make: Make, off: str) -> None:
 
 def test_critic_steps_move_critic_and_decoder(make: Make) -> None:
     training = make()
-    before = training.state_dict()
+    before = deepcopy(training.state_dict())
     losses = training.backbone.prepare([training._draw_batch() for _ in range(2)], seeded(1))
     assert set(losses) == {"critic", "gradient_penalty", "remse"}
     assert moved(training, before) == {"critic", "decoder", "real_remse"}
@@ -250,7 +251,7 @@ def test_one_critic_step_is_one_adam_step_on_the_sum(make: Make) -> None:
 def test_generators_loss_steps_generator_and_encoder(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     training = make()
     monkeypatch.setattr(Vaegan, "prepare", lambda *_: {})
-    before = training.state_dict()
+    before = deepcopy(training.state_dict())
     training.advance(3)
     assert moved(training, before) == {"generator", "encoder", "fake_remse"}
     assert not any(name.startswith("adam/critic/") for name in training.state_dict())
