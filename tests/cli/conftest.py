@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-from d3tune.cli import main
 
 TINY = (
     *("--set", "updates=40", "--set", "evaluations=4", "--set", "hidden_dim=32", "--set", "embed_dim=32"),
@@ -27,25 +26,10 @@ class Ended:
     err: str
 
 
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow store: creating its tables takes over a second."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own for each test, and nothing of the machine's settings."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.setenv("D3TUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("D3TUNE_DATA", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "home"
+def isolated(home: Path) -> Path:
+    """A home of its own for each test."""
+    return home
 
 
 @pytest.fixture
@@ -57,19 +41,9 @@ def with_store(isolated: Path, mlflow_template: Path) -> Path:
 
 
 @pytest.fixture
-def d3tune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def d3tune(command: Callable[..., Any]) -> Callable[..., Any]:
     """``d3tune("data", "list")``: the command line in this process; anything but an exit is a traceback."""
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["d3tune", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        code = end.value.code
-        return Ended(code if isinstance(code, int) else int(bool(code)), out, err)
-
-    return run
+    return command
 
 
 @pytest.fixture

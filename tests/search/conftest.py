@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import scipy.io
 
-from d3tune.cli import main
 from d3tune.config import Resources, SearchConfig
 from d3tune.method.generators import load_backbone
 from d3tune.search.executor import StopSignal, inprocess
@@ -58,34 +57,9 @@ LIGHT = {
 SEEN, UNSEEN, WIDTH, SEMANTICS = 12, 4, 24, 10
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow store: creating its tables takes over a second."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own for each test, and nothing of the machine's settings."""
-    home = tmp_path / "home"
-    (tmp_path / "work").mkdir()
-    monkeypatch.setenv("D3TUNE_HOME", str(home))
-    monkeypatch.delenv("D3TUNE_DATA", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path / "work")
+def isolated(home: Path) -> Path:
+    """A home of its own for each test."""
     return home
 
 
@@ -173,22 +147,6 @@ def carry_out() -> Callable[..., Outcome]:
             return run_search(run, plan, stop or StopSignal(), lines.append)
 
     return search
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """``command("resume", run)``: the command line in this process; anything but an exit is a traceback."""
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["d3tune", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        code = end.value.code
-        return Ended(code if isinstance(code, int) else int(bool(code)), out, err)
-
-    return run
 
 
 @pytest.fixture

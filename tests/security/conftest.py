@@ -132,21 +132,17 @@ def in_little_memory() -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def run_program(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def run_program(command: Callable[..., Any]) -> Callable[..., str]:
     """``run_program("data", "list")``: the line in which the command line ends; it must be one, and an error."""
-    from d3tune.cli import main
 
     def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["d3tune", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        assert end.value.code in (1, 2, 3)
-        assert out == ""
-        assert err.startswith("d3tune: ")
-        assert err.count("\n") == 1, err
-        return err.rstrip("\n")
+        end = command(*arguments)
+        assert end.code in (1, 2, 3)
+        assert end.out == ""
+        assert end.err.startswith("d3tune: ")
+        assert end.err.count("\n") == 1, end.err
+        line: str = end.err.rstrip("\n")
+        return line
 
     return run
 

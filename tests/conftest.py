@@ -1,0 +1,56 @@
+"""What tests of every part use: a home of their own, an empty MLflow store, the command line in this process."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from d3tune.cli import main
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store: creating its tables takes over a second."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own, not yet made, and nothing of the machine's settings."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("D3TUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("D3TUNE_DATA", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """``command("resume", run)``: the command line in this process; anything but an exit is a traceback."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["d3tune", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        code = end.value.code
+        return Ended(code if isinstance(code, int) else int(bool(code)), out, err)
+
+    return run
