@@ -147,3 +147,8 @@ def test_command_line_loads_nothing_heavy() -> None:
 )
 def test_lower_layers_load_no_search_tool(module: str) -> None:
     assert loaded(f"import {module}", SEARCH_TOOLS | {"pandas"}) == []
+
+
+def test_the_leaderboard_loads_nothing_heavy() -> None:
+    heavy = HEAVY | SEARCH_TOOLS | {"torch", "pandas"}
+    assert loaded("from d3tune.results.leaderboard import leaderboard_rows; leaderboard_rows()", heavy) == []

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from d3tune.search.run import summaries
+from d3tune.search.summaries import summaries
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,14 +17,13 @@ from d3tune.files import PROBE, home, parse_json, slug, writable_directory, writ
 from d3tune.search.extending import Extension, differences, incompatible, shortened
 from d3tune.search.lock import owned, refuse_shared
 from d3tune.search.study import read_trials
+from d3tune.search.summaries import SUMMARY_FILE
 from d3tune.space import Space, space_from_dict
 from d3tune.yamlfile import dump_yaml, read_yaml
 
 FORMAT = 1
 RUN_FILE = "run.yaml"
-SUMMARY_FILE = "summary.json"
 PLAN_FILE = "plan.json"
-SUMMARY_KEYS = {"run", "dataset", "backbone", "trials", "trial_hours", "selection", "test"}
 
 
 @dataclass(frozen=True)
@@ -228,20 +227,6 @@ def open_run(name: str) -> RunDirectory:
         raise RunError(f"{where}: search: {first_fault(error)}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{where}: damaged: {error}") from None
-
-
-def summaries() -> list[dict[str, Any]]:
-    """The summaries of all runs under ``$D3TUNE_HOME/runs``; damaged ones, and what others may write, are left out."""
-    found = []
-    for path in sorted((home() / "runs").glob(f"*/{SUMMARY_FILE}")):
-        try:
-            refuse_shared(path.parent)
-            summary = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RunError):
-            continue
-        if isinstance(summary, dict) and summary.keys() >= SUMMARY_KEYS:
-            found.append({**summary, "run": path.parent.name, "path": str(path.parent)})
-    return found
 
 
 def _document(

@@ -28,8 +28,9 @@ from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report
 from d3tune.search.request import Request, prepare_run
-from d3tune.search.run import RunDirectory, summaries
+from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome, Plan, run_search
+from d3tune.search.summaries import summaries
 from d3tune.search.tracking import default_uri
 from d3tune.search.train import Trained, train
 from d3tune.search.trial import curve

@@ -34,14 +34,15 @@ def test_nothing_is_said_by_one_that_speaks_for_itself() -> None:
     assert ended("sys.exit('its own line')") == (1, "", ["its own line"])
 
 
-def test_ctrl_c_is_its_own_business() -> None:
-    catch = "try: os.killpg(os.getpgrp(), signal.SIGINT)\n    except KeyboardInterrupt: pass"
+def test_ctrl_c_at_the_terminal_does_not_silence_it() -> None:
+    caught = "try: os.killpg(os.getpgrp(), signal.SIGINT)\n    except KeyboardInterrupt: pass"
     process = subprocess.run(
-        [sys.executable, "-c", BLOCK.format(end=catch)],
+        [sys.executable, "-c", BLOCK.format(end=f"{caught}\n    os._exit(3)")],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
         start_new_session=True,
     )
-    assert (process.returncode, process.stdout, process.stderr) == (0, "after\n", "")
+    assert (process.returncode, process.stdout) == (3, "")
+    assert process.stderr.startswith("d3tune: 50%")

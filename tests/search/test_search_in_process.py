@@ -16,9 +16,10 @@ from d3tune.method.generators.gan import Gan
 from d3tune.search.executor import StopSignal, inprocess
 from d3tune.search.planning import resumed_plan
 from d3tune.search.reports import Report
-from d3tune.search.run import RunDirectory, open_run, summaries
+from d3tune.search.run import RunDirectory, open_run
 from d3tune.search.search import Outcome
 from d3tune.search.study import Ledger, reports_of
+from d3tune.search.summaries import summaries
 from d3tune.search.tracking import default_uri
 from d3tune.search.trial import RunningTrial
 from d3tune.yamlfile import read_yaml
