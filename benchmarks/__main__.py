@@ -1,6 +1,6 @@
 """Run the benchmarks and write a dated report: ``python -m benchmarks [--full]``.
 
-One after another: `benchmarks.step`, `benchmarks.memory`, `benchmarks.overhead` and `benchmarks.growth` (with
+One after another: `benchmarks.step`, `evaluation`, `memory`, `overhead` and `benchmarks.growth` (with
 ``--full`` to 10,000 trials). The report, Markdown and JSON, is written into ``benchmarks/reports/``: machine, versions,
 and what each benchmark printed, with its limits. It exits with 1 where a limit does not hold; the report is written all
 the same.
@@ -102,7 +102,7 @@ def main() -> int:
     given = parser.parse_args()
     about, date = environment(), datetime.now(UTC).strftime("%Y-%m-%d")
     growth = ["--full"] if given.full else []
-    sections = [run("step"), run("memory"), run("overhead"), run("growth", *growth)]
+    sections = [run("step"), run("evaluation"), run("memory"), run("overhead"), run("growth", *growth)]
     REPORTS.mkdir(exist_ok=True)
     path = REPORTS / f"{date}.md"
     path.write_text(markdown(date, about, sections), encoding="utf-8")
