@@ -215,6 +215,8 @@ def test_a_run_that_was_cut_off_is_told_from_one_that_was_closed(run: RunDirecto
     (run.path / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}), encoding="utf-8")
     assert was_cut_off(run.path)
     assert any("cut off" in finding.state for finding in examine_run(run.name, None))
+    # it may have been before MLflow's store was made
+    assert run_faults(run, f"sqlite:///{run.path / 'not-yet.db'}") == []
     with run.owned():
         assert not was_cut_off(run.path)
         assert any("at work" in finding.state for finding in examine_run(run.name, None))
