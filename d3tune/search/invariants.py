@@ -1,7 +1,6 @@
 """What must hold of a run directory at any time, whatever died: study, trial folders, summary and MLflow agree."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,10 +53,9 @@ def run_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[str]:
 
 
 def _study_faults(trials: list[FrozenTrial], updates: int, config: type[TrialConfig]) -> Iterator[str]:
-    numbers = Counter(trial.number for trial in trials)
-    yield from (f"trial {number}: {count} times in the study" for number, count in numbers.items() if count > 1)
-    if sorted(numbers) != list(range(len(numbers))):
-        yield f"the study's trials are numbered {sorted(numbers)}"
+    numbers = [trial.number for trial in trials]
+    if numbers != list(range(len(numbers))):
+        yield f"the study's trials are numbered {numbers}"
     for trial in trials:
         yield from (f"trial {trial.number}: {fault}" for fault in _trial_faults(trial, updates, config))
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from optuna.trial import TrialState
 from d3tune.results.doctor import examine_run
 from d3tune.search.executor import StopSignal
 from d3tune.search.invariants import best_value, run_faults
-from d3tune.search.journal import SET_STATE, SET_USER_ATTR
+from d3tune.search.journal import CREATE_TRIAL, SET_STATE, SET_USER_ATTR, WAITING
 from d3tune.search.lock import was_cut_off
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome
@@ -111,6 +113,77 @@ def test_a_report_that_is_lost_or_changed_is_found(run: RunDirectory) -> None:
     assert f"trial {complete}: its reports and its intermediate values are of other updates" in faults(run)
 
 
+def test_a_report_at_another_update_is_found(run: RunDirectory) -> None:
+    complete = number(run, TrialState.COMPLETE)
+
+    def later(log: Log) -> Log:
+        if log.get("trial_id") == complete and log.get("step") == 20:
+            log["step"] = 21
+        if log.get("trial_id") == complete and "report:00000020" in log.get("user_attr", {}):
+            log["user_attr"] = {"report:00000021": {**log["user_attr"]["report:00000020"], "update": 21}}
+        return log
+
+    rewrite(run, later)
+    line = f"trial {complete}: it was evaluated at updates [10, 21, 30, 40], not as its configuration says"
+    assert line in faults(run)
+
+
+def test_a_trial_without_a_legal_configuration_is_found(run: RunDirectory) -> None:
+    def spoilt(log: Log) -> Log:
+        if log.get("trial_id") == 1 and "config" in log.get("user_attr", {}):
+            log["user_attr"]["config"]["batch_size"] = -1
+        return log
+
+    rewrite(run, spoilt)
+    assert "trial 1: it has no legal configuration on record" in faults(run)
+
+
+def test_a_trial_that_was_pruned_before_any_report_is_found(run: RunDirectory) -> None:
+    pruned = number(run, TrialState.PRUNED)
+
+    def reported(log: Log) -> bool:
+        return "step" in log or any(key.startswith("report:") for key in log.get("user_attr", {}))
+
+    rewrite(run, lambda log: None if log.get("trial_id") == pruned and reported(log) else log)
+    assert f"trial {pruned}: PRUNED at update 0 of 40" in faults(run)
+
+
+def test_a_number_that_no_trial_has_is_found(run: RunDirectory) -> None:
+    created = [-1]
+
+    def waiting(log: Log) -> Log | None:
+        if log["op_code"] == CREATE_TRIAL:
+            created[0] += 1
+            if created[0] == 2:
+                log["state"] = WAITING
+        return None if log.get("trial_id") == 2 else log
+
+    rewrite(run, waiting)
+    assert "the study's trials are numbered [0, 1, 3, 4, 5]" in faults(run)
+
+
+def test_a_run_that_goes_on_or_was_cut_off_may_have_trials_that_run(run: RunDirectory) -> None:
+    complete = number(run, TrialState.COMPLETE)
+    rewrite(run, lambda log: None if end(log, complete) else log)
+    Store(run).client.set_terminated(Store(run).children[0].info.run_id, "RUNNING")
+    assert len(faults(run)) > 2
+    with run.owned():
+        assert faults(run) == []
+    (run.path / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}), encoding="utf-8")
+    assert faults(run) == []
+
+
+def test_an_interrupted_run_has_no_mlflow_run_that_is_running(run: RunDirectory) -> None:
+    complete = number(run, TrialState.COMPLETE)
+    rewrite(run, lambda log: None if end(log, complete) else log)
+    Store(run).client.set_terminated(Store(run).children[0].info.run_id, "RUNNING")
+    path = run.path / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**summary, "state": "interrupted"}), encoding="utf-8")
+    (found,) = faults(run)
+    assert found.endswith("is left RUNNING")
+
+
 def test_a_trial_left_running_in_a_run_that_is_done_is_found(run: RunDirectory) -> None:
     complete = number(run, TrialState.COMPLETE)
     rewrite(run, lambda log: None if end(log, complete) else log)
@@ -146,6 +219,17 @@ def test_weights_that_are_damaged_or_of_a_trial_far_behind_are_found(run: RunDir
     assert f"trial {int(kept.parent.name)}: its kept weights are damaged" in found
 
 
+def test_weights_of_more_trials_than_wanted_are_found(run: RunDirectory) -> None:
+    assert len(list(run.path.glob("trials/*/weights.safetensors"))) == 3
+    run.write_plan({**run.read_plan(), "keep_weights": 1})
+    complete = sorted(
+        (trial for trial in read_trials(run.journal) if trial.state == TrialState.COMPLETE),
+        key=lambda trial: (-(trial.value or 0.0), trial.number),
+    )
+    expected = {f"trial {t.number}: its weights are kept, though it is not one of the best 1" for t in complete[1:3]}
+    assert set(faults(run)) == expected
+
+
 def test_a_summary_of_another_winner_is_found(run: RunDirectory) -> None:
     path = run.path / "summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
@@ -168,6 +252,7 @@ class Store:
         ids = [experiment.experiment_id for experiment in self.client.search_experiments()]
         runs = self.client.search_runs(ids, f"tags.`d3tune.run` = '{run.uid}'", max_results=1000)
         self.children = {int(r.data.tags["d3tune.trial"]): r for r in runs if "d3tune.trial" in r.data.tags}
+        self.parents = [r for r in runs if "d3tune.trial" not in r.data.tags]
 
 
 def test_what_mlflow_lacks_has_twice_or_has_wrong_is_found(run: RunDirectory) -> None:
@@ -188,6 +273,43 @@ def test_what_mlflow_lacks_has_twice_or_has_wrong_is_found(run: RunDirectory) ->
     ):
         assert line in found, found
     assert any(line.endswith("is left RUNNING") for line in found)
+
+
+def test_runs_in_mlflow_that_the_study_does_not_know_are_found(run: RunDirectory) -> None:
+    store = Store(run)
+    one = store.children[0]
+    (parent,) = store.parents
+    foreign = {**one.data.tags, "d3tune.trial": "99"}
+    store.client.set_terminated(store.client.create_run(one.info.experiment_id, tags=foreign).info.run_id)
+    second = store.client.create_run(one.info.experiment_id, tags={"d3tune.run": run.uid})
+    store.client.set_terminated(second.info.run_id)
+    assert sorted(faults(run)) == ["MLflow has 2 parent runs", "MLflow has a trial 99 that the study has not"]
+    for item in (parent, second):
+        store.client.delete_run(item.info.run_id)
+    assert "MLflow has 0 parent runs" in faults(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            "update metrics set value = 0.123 where run_uuid = ? and key = 'val/H' and step = 20",
+            "MLflow's val/H is not",
+        ),
+        ("update metrics set step = 21 where run_uuid = ? and key = 'val/H' and step = 20", "MLflow's val/H is not"),
+        ("delete from metrics where run_uuid = ? and key = 'val/H' and step = 20", "MLflow's val/H is not"),
+        ("delete from metrics where run_uuid = ? and key = 'val/H'", "MLflow's val/H is not"),
+        ("update tags set value = 'FAIL' where run_uuid = ? and key = 'd3tune.state'", "MLflow says FAIL, FINISHED"),
+        ("update runs set status = 'FAILED' where run_uuid = ?", "MLflow says COMPLETE, FAILED"),
+    ],
+)
+def test_what_differs_in_mlflow_is_found(change: str, fault: str, run: RunDirectory) -> None:
+    complete = number(run, TrialState.COMPLETE)
+    with closing(sqlite3.connect(default_uri().removeprefix("sqlite:///"))) as connection, connection:
+        changed = connection.execute(change, (Store(run).children[complete].info.run_id,)).rowcount
+    assert changed > 0
+    (found,) = faults(run)
+    assert found.startswith(f"trial {complete}: {fault}"), found
 
 
 def test_a_store_that_cannot_be_read_is_one_line(run: RunDirectory, tmp_path: Path) -> None:
