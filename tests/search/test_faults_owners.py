@@ -217,3 +217,20 @@ def test_a_run_is_not_open_to_everyone_whatever_the_umask(toy_run: ToyRun, tmp_p
         os.umask(before)
     assert run.path.stat().st_mode & 0o002 == 0
     assert open_run(str(run.path)) == run
+
+
+@pytest.mark.parametrize("where", ["", "trials", "confirm"])
+def test_a_run_that_leads_elsewhere_is_refused(
+    where: str, toy_run: ToyRun, carry_out: CarryOut, command: Command, tmp_path: Path
+) -> None:
+    """A link would have another file written than the one that the run seems to hold."""
+    run = toy_run()
+    carry_out(run, trials=1, confirm_seeds=1)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = run.path / where / "00007"
+    link.symlink_to(elsewhere, target_is_directory=True)
+    end = command("resume", run.name)
+    assert end.code == 1
+    assert f"{link}: is a link" in end.err
+    assert list(elsewhere.iterdir()) == []
