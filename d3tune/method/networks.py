@@ -57,3 +57,18 @@ class EmbeddingClassifier(nn.Module):
 def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Adam:
     """Fused Adam with the betas (.5, .999) of the authors' code."""
     return torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.999), fused=True)
+
+
+def descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    """A step of each optimiser on the gradients of a loss by its own parameters alone; no gradient is kept.
+
+    Gradients take as much memory as the model, and what follows a step has use for it.
+    """
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    for parameter in parameters:
+        # whatever another backward pass left
+        parameter.grad = None
+    torch.autograd.backward(loss, inputs=parameters)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()

@@ -15,7 +15,7 @@ from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, Sizes
 from d3tune.method.heads import HeadReader, Spaces
 from d3tune.method.metrics import accuracies, auroc, fpr_at_95
-from d3tune.method.networks import EmbeddingClassifier, adam
+from d3tune.method.networks import EmbeddingClassifier, adam, descend
 from d3tune.method.randomness import stream
 from d3tune.method.student import StudentSide, Synthetic
 from d3tune.method.teacher import TeacherTable, held_out_scores, teacher_table, train_teacher
@@ -55,10 +55,8 @@ class Training(Trainer):
         self.student = StudentSide(self.sizes, config, self._held_out_scores(), stream(seed, "student"))
         self.student.to(device)
         self._rng = stream(seed, "updates", device=device)
-        generator, student = self.backbone.generator_parameters(), list(self.student.parameters())
-        self._trained = [*generator, *student]
-        self._generator_optimizer = adam(generator, config.generator_lr)
-        self._student_optimizer = adam(student, config.student_lr)
+        self._generator_optimizer = adam(self.backbone.generator_parameters(), config.generator_lr)
+        self._student_optimizer = adam(list(self.student.parameters()), config.student_lr)
         self._step_y = self._unseen_labels(config.n_synthetic_step)
         self._reader = HeadReader(tensors, config, seed)
 
@@ -134,12 +132,8 @@ class Training(Trainer):
         noise = self.backbone.draw_noise(len(self._step_y), self._rng) if self.config.uses_d3 else None
         total, parts = self._joint_loss(batches[-1], drawn, noise)
         losses |= parts
-        self._generator_optimizer.zero_grad()
-        self._student_optimizer.zero_grad()
-        # of the critic's and its kind's weights no gradient is wanted here
-        torch.autograd.backward(total, inputs=self._trained)
-        self._generator_optimizer.step()
-        self._student_optimizer.step()
+        # the critic's and its kind's weights take part and are not changed
+        descend(total, self._generator_optimizer, self._student_optimizer)
         self.backbone.after_update()
         return losses
 
@@ -157,9 +151,7 @@ class Training(Trainer):
             noise = self.backbone.draw_noise(len(self._step_y), self._rng)
             fakes = Synthetic(self.backbone.sample(noise, self.tensors.semantics[self._step_y]), self._step_y)
         loss, _ = self.student.loss(batch, fakes, self.teacher)
-        self._student_optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        self._student_optimizer.step()
+        descend(loss, self._student_optimizer)
 
     def _class_anchors(self) -> Tensor | None:
         """Anchors of all classes (N, X), where the generator models residuals; tells the backbone of them."""

@@ -132,9 +132,9 @@ class Pair:
     reference: trial.Trial[Any, Any]
 
     def __post_init__(self) -> None:
-        """What a critic step used: a generator's step may add to the gradients of what it does not change."""
-        self._of_critic: dict[nn.Parameter, Tensor] = {}
-        for optimizer in self.training.backbone.own_optimizers().values():
+        """Keep what each step uses: no gradient is there afterwards."""
+        self._gradients: dict[nn.Parameter, Tensor] = {}
+        for optimizer in self.training._optimizers().values():
             optimizer.register_step_pre_hook(self._keep)
 
     def gradient(self, name: str) -> Tensor:
@@ -142,13 +142,13 @@ class Pair:
         part, _, path = d3tune_name(name).partition("/")
         modules = {"backbone": self.training.backbone, "student": self.training.student}
         parameter = modules[part].get_parameter(path)
-        found = self._of_critic.get(parameter, parameter.grad)
-        assert found is not None, f"{name} has no gradient in d3tune"
-        return found
+        assert parameter in self._gradients, f"{name} has no gradient in d3tune"
+        return self._gradients[parameter]
 
     def _keep(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for parameter in optimizer.param_groups[0]["params"]:
-            self._of_critic[parameter] = parameter.grad.clone()
+            if parameter.grad is not None:
+                self._gradients[parameter] = parameter.grad.clone()
 
 
 def make_pair(backbone: str, options: dict[str, Any]) -> Pair:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, SemanticGenerator, Sizes
-from d3tune.method.networks import EmbeddingClassifier, adam, linear
+from d3tune.method.networks import EmbeddingClassifier, adam, descend, linear
 from d3tune.method.parted import SLOPE, Rows, parted_linear, rows_of, wasserstein_and_penalty
 
 
@@ -123,9 +123,7 @@ class AdversarialBackbone(Backbone[G]):
         for batch, fake in zip(batches, torch.split(fakes, [len(batch.x) for batch in batches]), strict=True):
             mix = torch.rand(len(fake), 1, generator=rng, device=fake.device)
             total, parts = self.critic_loss(batch, fake, mix)
-            self._critic_optimizer.zero_grad()
-            torch.autograd.backward(total)
-            self._critic_optimizer.step()
+            descend(total, self._critic_optimizer)
             for name, loss in parts.items():
                 totals[name] = totals.get(name, 0) + loss / len(batches)
         return totals
