@@ -248,3 +248,17 @@ def test_a_run_whose_creation_was_not_confirmed_is_found_again(
     assert carry_out(run, trials=TRIALS).mirrored
     assert calls[0] == 1 + TRIALS
     sound(run, TRIALS)
+
+
+def test_a_file_that_is_no_store_is_refused_and_left_alone(
+    toy_options: Options, command: Command, tmp_path: Path, toy_run: ToyRun
+) -> None:
+    toy_run()
+    garbage = tmp_path / "garbage.db"
+    garbage.write_bytes(b"no database at all " * 500)
+    end = command("search", *toy_options(), *LOCAL, "--run-dir", "run", "--tracking-uri", f"sqlite:///{garbage}")
+    assert end.code == 2
+    last = end.err.splitlines()[-1]
+    assert last.startswith(f"d3tune: --tracking-uri sqlite:///{garbage}: not an MLflow store: ")
+    assert "Traceback" not in end.err
+    assert garbage.read_bytes() == b"no database at all " * 500

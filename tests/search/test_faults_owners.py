@@ -1,5 +1,6 @@
 """Who may write to a run: one process at a time, never next to one that lives, and nobody but its owner."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from d3tune.errors import RunError
 from d3tune.method.generators import load_backbone
 from d3tune.results.leaderboard import best_run, leaderboard_rows
+from d3tune.search import lock
+from d3tune.search import run as run_module
 from d3tune.search.run import RunDirectory, create_run, open_run
 from d3tune.search.search import Outcome
 
@@ -234,3 +238,38 @@ def test_a_run_that_leads_elsewhere_is_refused(
     assert end.code == 1
     assert f"{link}: is a link" in end.err
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_run_directory_that_everyone_can_write_to_is_left_empty(toy_run: ToyRun, tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    everyone_can_write(open_to_all)
+    with pytest.raises(RunError, match="everyone can write to it"):
+        toy_run(run_dir=open_to_all)
+    assert list(open_to_all.iterdir()) == []
+
+
+def test_another_search_that_was_begun_there_at_the_same_moment_is_refused(
+    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, write = tmp_path / "run", run_module.write_new
+
+    def late(path: Path, text: str) -> bool:
+        monkeypatch.setattr(run_module, "write_new", write)
+        toy_run(run_dir=place, seed=5)
+        return write(path, text)
+
+    monkeypatch.setattr(run_module, "write_new", late)
+    with pytest.raises(RunError, match="seed"):
+        toy_run(run_dir=place, seed=6)
+
+
+def test_a_file_system_without_locks_is_named(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = toy_run()
+
+    def none(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(lock.fcntl, "flock", none)
+    with pytest.raises(RunError, match="this file system has no locks"), run.owned():
+        raise AssertionError("it is owned by nobody who could hold it")

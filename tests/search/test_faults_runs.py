@@ -297,3 +297,15 @@ def test_a_prepared_dataset_that_was_exchanged_is_refused(
     assert f"{run.dataset_path}: holds content {other.search.dataset_hash[:12]}" in end.err
     assert len(read_trials(run.journal)) == 1, "no trial is begun that cannot be trained"
     assert run_faults(run, default_uri()) == []
+
+
+def test_fewer_trials_and_a_retry_are_the_retry_alone(
+    toy_run: ToyRun, carry_out: CarryOut, sound: Sound, failing: Failing
+) -> None:
+    run = toy_run()
+    failing({1})
+    carry_out(run, trials=3)
+    failing(set())
+    carry_out(run, trials=1, retry_failed=1)
+    assert retries(run) == {3: 0}
+    sound(run, 4)

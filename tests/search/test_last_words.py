@@ -46,3 +46,9 @@ def test_ctrl_c_at_the_terminal_does_not_silence_it() -> None:
     )
     assert (process.returncode, process.stdout) == (3, "")
     assert process.stderr.startswith("d3tune: 50%")
+
+
+def test_a_witness_that_was_ended_is_not_missed() -> None:
+    kill = "from d3tune.search.executor.processes import descendants"
+    kill += "\n    for pid in descendants(os.getpid()): os.kill(pid, signal.SIGKILL)"
+    assert ended(kill) == (0, "after\n", [])

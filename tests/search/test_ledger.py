@@ -11,9 +11,10 @@ from optuna.trial import TrialState
 
 from d3tune.errors import RunError
 from d3tune.method.generators import load_backbone
+from d3tune.search.journal import Journal
 from d3tune.search.reports import Report
 from d3tune.search.sampling import suggest
-from d3tune.search.study import Ledger, counts, reports_of, winner
+from d3tune.search.study import Ledger, counts, read_trials, reports_of, winner
 from d3tune.space import Space, WarmStart
 
 Open = Callable[..., Ledger]
@@ -390,3 +391,53 @@ def test_a_trial_that_only_guesses_is_a_failure(
             "collapsed: mean T1 0.200, where guessing among the unseen classes reaches 0.250"
         )
         assert winner(open_ledger().trials()) is None
+
+
+def test_a_failure_after_the_last_report_is_the_end_of_a_trial(open_ledger: Open, report: MakeReport) -> None:
+    ledger = open_ledger(pruner="none")
+    (trial,) = _take(ledger, 1)
+    for step in STEPS:
+        ledger.report(trial.number, report(step, 0.5))
+    ledger.fail(trial.number, "its worker process died 3 times")
+    ledger.complete(trial.number)
+    (found,) = ledger.trials()
+    assert (found.state, found.user_attrs["failure"]) == (TrialState.FAIL, "its worker process died 3 times")
+
+
+def test_a_process_that_died_while_it_enqueued_warm_starts_does_not_try_them_twice(
+    open_ledger: Open, tmp_path: Path
+) -> None:
+    warm = points(2e-3, 3e-3)
+    open_ledger(points=warm)
+    journal = tmp_path / "study.journal"
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if "warm_starts_of" in line)
+    journal.write_text("".join(lines[:last]), encoding="utf-8")
+    rates = [trial.config["head_lr"] for trial in _take(open_ledger(points=warm), 5)]
+    assert rates[:2] == [2e-3, 3e-3]
+    assert not {2e-3, 3e-3} & set(rates[2:])
+
+
+def test_a_journal_of_two_studies_is_refused(open_ledger: Open, tmp_path: Path) -> None:
+    open_ledger()
+    path = tmp_path / "study.journal"
+    optuna.create_study(storage=optuna.storages.JournalStorage(Journal(path)), study_name="another")
+    with pytest.raises(RunError, match="it holds 2 studies"):
+        open_ledger()
+    with pytest.raises(RunError, match="it holds 2 studies"):
+        read_trials(path)
+
+
+def test_a_journal_that_ends_in_half_a_line_is_read_without_it_and_left_alone(
+    open_ledger: Open, report: MakeReport, tmp_path: Path
+) -> None:
+    ledger = open_ledger(pruner="none")
+    for trial in _take(ledger, 2):
+        run_through(ledger, trial.number, [0.1, 0.2, 0.3, 0.4], report)
+    path = tmp_path / "study.journal"
+    whole = [(trial.number, trial.intermediate_values) for trial in read_trials(path)]
+    with path.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"half')
+    before = path.read_bytes()
+    assert [(trial.number, trial.intermediate_values) for trial in read_trials(path)] == whole
+    assert path.read_bytes() == before
