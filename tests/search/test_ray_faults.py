@@ -274,6 +274,26 @@ def test_a_trial_that_fails_frees_its_worker_for_the_next(bench: Bench) -> None:
 
 
 @pytest.mark.fault
+def test_a_folder_that_a_worker_cannot_write_to_ends_the_search_and_fails_no_trial(bench: Bench) -> None:
+    bench.hold.touch()
+    with bench.command(*bench.search("none", "none")) as command:
+        bench.standing(command, 2)
+        place = bench.run.trial(0)
+        shutil.rmtree(place)
+        place.touch()
+        bench.hold.unlink()
+        assert command.end() == 1, command.err
+        assert command.err[-1].startswith(f"d3tune: {place}: cannot be written: "), command.err
+        assert "Traceback" not in "".join(command.err)
+        bench.commands.until(lambda: not command.alive(), "the end of all its processes")
+    assert TrialState.FAIL not in {trial.state for trial in read_trials(bench.run.journal)}
+    place.unlink()
+    bench.resume()
+    # the first trial's checkpoints are gone: it is begun anew
+    assert all(trial.state == TrialState.COMPLETE for trial in bench.check(2, 2 + HELD_AT // INTERVAL, float("-inf")))
+
+
+@pytest.mark.fault
 def test_a_trial_that_is_killed_for_its_memory_fails_and_the_search_goes_on(bench: Bench) -> None:
     with bench.command(*bench.search("killed", "none", concurrency=1)) as command:
         assert command.end() == 0, command.err
