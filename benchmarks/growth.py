@@ -9,8 +9,8 @@ All seconds are CPU seconds of that process, all its threads, per trial; those o
 beside those of the whole. Memory is what the process grew by, disk what the run directory holds, per trial too.
 
 The limits are for the random sampler: seconds, memory and disk a trial may grow by a factor of 3 from 100 trials to the
-most. What a suggestion of the TPE and GP samplers costs is told apart: seconds a trial above the random sampler's, in
-searches of 100 and 1,000 (GP: 100) trials.
+most. Searches of 100 and 1,000 trials go through real Ray too, two at a time, with trials that only evaluate: wall
+seconds of the whole command. The TPE and GP samplers stand apart, in searches of 100 and 1,000 (GP: 100) trials.
 
 It exits with 1 where a limit does not hold.
 """
@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.overhead import Bench
 from benchmarks.tracking_load import make_load
 from d3tune.config import Resources
 from d3tune.search.executor import StopSignal
@@ -42,6 +43,7 @@ from d3tune.search.tracking import default_uri
 
 SIZES = (10, 100, 1000)
 FULL_SIZES = (*SIZES, 10_000)
+RAY = (100, 1000)
 SAMPLED = {"tpe": (100, 1000), "gp": (100,)}
 WORKERS = 8
 BASE = 100
@@ -140,6 +142,13 @@ def in_a_process(sampler: str, trials: int) -> Cost:
     return Cost(**json.loads(done.stdout))
 
 
+def through_ray(trials: int) -> float:
+    """Wall seconds a trial of a whole command, with trials that train nothing."""
+    # a short name: the paths of Ray's sockets may not be longer than 107 bytes
+    with tempfile.TemporaryDirectory(prefix="d3g-", ignore_cleanup_errors=True) as folder:
+        return Bench(Path(folder)).search(trials, 0.0)[0] / trials
+
+
 def growth(costs: Sequence[Cost], of: Callable[[Cost], float]) -> float:
     """How many times more a trial of the largest search costs than one of `BASE` trials."""
     base = next(cost for cost in costs if cost.trials == BASE)
@@ -171,16 +180,21 @@ def main(argv: list[str] | None = None) -> int:
     costs = [in_a_process("random", size) for size in (FULL_SIZES if given.full else SIZES)]
     others = [in_a_process(sampler, size) for sampler, sizes in SAMPLED.items() for size in sizes]
     print(table([*costs, *others]))
+    ray = {trials: through_ray(trials) for trials in RAY}
+    for trials, seconds in ray.items():
+        print(f"through Ray, {trials} trials, two at a time: {1e3 * seconds:.0f} ms of wall time a trial")
     aspects: dict[str, Callable[[Cost], float]] = {
         "seconds": lambda cost: cost.seconds,
         "memory": lambda cost: cost.memory,
         "disk": lambda cost: cost.disk,
     }
     grown = {name: growth(costs, of) for name, of in aspects.items()}
+    grown["seconds through Ray"] = ray[RAY[-1]] / ray[RAY[0]]
     for name, factor in grown.items():
-        print(f"{name} a trial, {BASE} to {costs[-1].trials} trials: {factor:.2f} x (limit {MOST_GROWTH:g})")
+        largest = RAY[-1] if "Ray" in name else costs[-1].trials
+        print(f"{name} a trial, {BASE} to {largest} trials: {factor:.2f} x (limit {MOST_GROWTH:g})")
     if given.json:
-        figures: dict[str, Any] = {"costs": [asdict(cost) for cost in [*costs, *others]], "growth": grown}
+        figures: dict[str, Any] = {"costs": [asdict(cost) for cost in [*costs, *others]], "ray": ray, "growth": grown}
         given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return int(any(factor > MOST_GROWTH for factor in grown.values()))
 

@@ -214,9 +214,9 @@ def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:
             outcome = run_search(run, plan, stop, say)
     except KeyboardInterrupt:
         # while MLflow was being closed
-        say(f"stopped; go on with: d3tune resume {run.path}")
+        say(f"stopped; go on with: {run.resume_command}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     put(outcome.run.read_summary() if as_json else outcome_text(outcome, plan.tracking_uri))
     if outcome.interrupted:
-        say(f"stopped; go on with: d3tune resume {run.path}")
+        say(f"stopped; go on with: {run.resume_command}")
         raise typer.Exit(EXIT_INTERRUPTED)

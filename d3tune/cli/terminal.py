@@ -4,18 +4,21 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from d3tune.search.executor import StopSignal
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def say(line: str) -> None:
     """One line for people: on stderr, so that stdout is data alone."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    with suppress(OSError):
+        # the terminal may be gone, which is no reason to end
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def put(value: Any) -> None:
@@ -33,7 +36,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def draining(stop: "StopSignal") -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: drain. Second: at once."""
+    """First Ctrl-C, SIGTERM or SIGHUP: drain. Second: at once."""
 
     def handle(number: int, frame: object) -> None:
         if stop.requested:
@@ -41,7 +44,9 @@ def draining(stop: "StopSignal") -> Iterator[None]:
         stop.requested = True
         say("stopping: trials end at their last checkpoint (again to stop at once)")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # under nohup a hangup is to be ignored
+    obeyed = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in obeyed}
     try:
         yield
     finally:

@@ -64,7 +64,8 @@ def descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
 
     Gradients take as much memory as the model, and what follows a step has use for it.
     """
-    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
     for parameter in parameters:
         # whatever another backward pass left
         parameter.grad = None

@@ -124,7 +124,9 @@ class _LinearParts(torch.autograd.Function):
         to_a = g_a @ weight[:, n:] if ctx.needs_input_grad[1] else None
         to_weight = to_bias = None
         if ctx.needs_input_grad[2]:
-            to_weight, to_bias = _beside(weight, n, (g, x), (g_a, a)), g_a.sum(dim=0)
+            to_weight = _beside(weight, n, (g, x), (g_a, a))
+        if ctx.needs_input_grad[3]:
+            to_bias = g_a.sum(dim=0)
         return to_x, to_a, to_weight, to_bias
 
 

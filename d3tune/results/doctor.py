@@ -76,9 +76,9 @@ def _run_state(run: RunDirectory) -> tuple[str, bool]:
     if is_owned(run.path):
         return "a process is at work on it", True
     if was_cut_off(run.path):
-        return f"cut off; go on with: d3tune resume {run.path}", True
+        return f"cut off; go on with: {run.resume_command}", True
     state = str((run.read_summary() or {}).get("state", "not begun"))
-    return (state, False) if state == "done" else (f"{state}; go on with: d3tune resume {run.path}", True)
+    return (state, False) if state == "done" else (f"{state}; go on with: {run.resume_command}", True)
 
 
 def _packages() -> list[Finding]:

@@ -35,11 +35,11 @@ def export_best(run: str | None, dataset: str | None, backbone: str | None, outp
             raise RunError(f"no confirmed run of {backbone} on {dataset}; d3tune leaderboard lists what there is")
     opened = open_run(run)
     if not opened.best.exists():
-        raise RunError(f"{opened.path}: no confirmed winner yet; finish it with: d3tune resume {opened.path}")
+        raise RunError(f"{opened.path}: no confirmed winner yet; finish it with: {opened.resume_command}")
     try:
         text = opened.best.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise RunError(f"{opened.best}: damaged: not UTF-8; d3tune resume {opened.path} writes it again") from None
+        raise RunError(f"{opened.best}: damaged: not UTF-8; {opened.resume_command} writes it again") from None
     writable_file(output, "give another -o")
     if output.exists() and not force and output.read_bytes() != text.encode():
         raise UsageError(f"{output}: exists and differs; give another -o, or --force")

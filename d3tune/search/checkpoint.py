@@ -95,12 +95,24 @@ def remove_weights(directory: Path) -> None:
 def _write(manifest: Path, checkpoint: Checkpoint) -> None:
     manifest.parent.mkdir(parents=True, exist_ok=True)
     weights = manifest.with_suffix(".safetensors")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    tensors = _apart(checkpoint.tensors)
     write_atomically(weights, lambda path: save_file(tensors, path))
     # the manifest comes last: a checkpoint without one does not exist
     content = {"update": checkpoint.update, "sha256": _sha256(weights), "reports": checkpoint.reports}
     body = json.dumps(content, indent=2, allow_nan=False).removesuffix("\n}")
     write_text(manifest, f'{body}{CHECK}{zlib.crc32(body.encode()):08x}"\n}}\n')
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU of which no two share memory, as tied weights do; only those are copied."""
+    found: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        place = here.untyped_storage().data_ptr()
+        found[name] = here.clone() if place in places else here
+        places.add(place)
+    return found
 
 
 def _manifests(directory: Path) -> list[Path]:

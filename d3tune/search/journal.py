@@ -20,6 +20,8 @@ RUNNING, WAITING = 0, 4
 CONFIG_ATTR = "config"
 # every line of a batch but its last has this key: a batch whose last line is missing is no batch
 MORE = "more"
+# the place of a line in the file, from 0: one that is missing before it is noticed
+LINE = "line"
 # how a line ends that was written here: with the checksum of what is before it
 CHECK = b',"crc32":"'
 
@@ -95,11 +97,12 @@ class Journal(BaseJournalBackend):
 
     def _stored(self, start: int) -> list[Log]:
         self._find_new_lines()
-        begin, end = self._ends[min(start, len(self._ends) - 1)], self._ends[-1]
+        first = min(start, len(self._ends) - 1)
+        begin, end = self._ends[first], self._ends[-1]
         with self.path.open("rb") as file:
             file.seek(begin)
             content = file.read(end - begin)
-        return [_parsed(line) for line in content.splitlines()]
+        return [_placed(line, number) for number, line in enumerate(content.splitlines(), first)]
 
     def _find_new_lines(self) -> None:
         with self.path.open("rb") as file:
@@ -112,7 +115,8 @@ class Journal(BaseJournalBackend):
         if not logs:
             return
         marked = [*({**log, MORE: True} for log in logs[:-1]), logs[-1]]
-        lines = [_line(log) for log in marked]
+        first = len(self._ends) - 1
+        lines = [_line({**log, LINE: number}) for number, log in enumerate(marked, first)]
         size = self._ends[-1]
         try:
             with self.path.open("ab") as file:
@@ -145,6 +149,9 @@ def mend(path: Path) -> str | None:
     with path.open("rb") as file:
         content = file.read()
     keep = content.rfind(b"\n") + 1
+    for number, line in enumerate(content[:keep].splitlines()):
+        # before anything is cut
+        _placed(line, number)
     what = "half a line" if keep < len(content) else None
     begun = _unfinished_batch(content[:keep])
     if begun is not None:
@@ -204,6 +211,21 @@ def _parsed(line: bytes) -> Log:
         raise ValueError(f"a changed entry: {line[:60]!r}")
     if not isinstance(log, dict) or not isinstance(log.get("op_code"), int):
         raise ValueError(f"not a journal entry: {line[:60]!r}")
+    return log
+
+
+def _placed(line: bytes, number: int) -> Log:
+    """A line that stands where it was written; one of an earlier version does not say where that is.
+
+    Raises:
+        ValueError: it does not, or is not what was written.
+    """
+    try:
+        log = _parsed(line)
+    except ValueError:
+        raise ValueError(f"line {number + 1} is not what was written; put an intact copy of the file there") from None
+    if log.get(LINE, number) != number:
+        raise ValueError(f"lines are missing before line {number + 1}; put an intact copy of the file there")
     return log
 
 

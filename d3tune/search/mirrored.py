@@ -40,7 +40,8 @@ def mirror_faults(
     file = uri.removeprefix("sqlite:///")
     if file != uri and not Path(file).exists():
         # a client would create it; a search that was cut off may not have come so far
-        return [] if not closed else [f"MLflow at {uri}: there is no such store; d3tune sync writes it again"]
+        begun = closed or any(trial.state.is_finished() for trial in trials)
+        return [] if not begun else [f"MLflow at {uri}: there is no such store; d3tune sync writes it again"]
     try:
         client = MlflowClient(uri)
         runs = _runs_of(client, uid)

@@ -97,8 +97,14 @@ def _trial_timeout(options: PlanOptions) -> float | None:
     if given is None or given == "none":
         return None
     if options.executor == "local":
-        raise UsageError("--trial-timeout: needs --executor ray; a trial in this process cannot be ended (or: none)")
-    return parse_time(given, "--trial-timeout") if isinstance(given, str) else given
+        raise UsageError(
+            "--trial-timeout, given or the run's own, needs --executor ray: a trial in this process cannot be ended; "
+            "or: --trial-timeout none"
+        )
+    seconds = parse_time(given, "--trial-timeout") if isinstance(given, str) else given
+    if seconds <= 0:
+        raise UsageError(f"--trial-timeout {given}: must be more than 0, or none")
+    return seconds
 
 
 def resumed_plan(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pydantic import ValidationError
@@ -69,6 +70,16 @@ class RunDirectory:
     def best(self) -> Path:
         """The winner's configuration, once it is confirmed."""
         return self.path / "best.yaml"
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with it, as a shell takes it."""
+        return f"d3tune resume {quote(str(self.path))}"
+
+    @property
+    def sync_command(self) -> str:
+        """What writes it to MLflow, as a shell takes it."""
+        return f"d3tune sync {quote(str(self.path))}"
 
     def trial(self, number: int) -> Path:
         """The directory of one trial."""

@@ -26,7 +26,7 @@ from d3tune.search.confirm import (
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.jobs import TrainingJob
-from d3tune.search.keeping import Keeper, bytes_used
+from d3tune.search.keeping import RECORD, Keeper, bytes_used
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
 from d3tune.search.study import Assignment, Ledger, counts, reports_of, winner
@@ -126,9 +126,10 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     """
     config = load_backbone(run.search.backbone).config
     _refuse_other_content(run)
+    _refuse_lost_journal(run)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
-    if ledger.mended is not None:
-        say(f"{run.journal.name}: {ledger.mended} was cut off; nothing recorded is lost")
+    _say_mended(run, ledger, say)
+    _say_lost(run, ledger, say)
     plan = _extended(plan, ledger, say)
     run.write_plan(plan.to_options())
     keeper = Keeper(ledger, run.trial, plan.keep_weights)
@@ -203,6 +204,7 @@ def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
     """
     config = load_backbone(run.search.backbone).config
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
+    _say_mended(run, ledger, say)
     mirror = Mirror(tracking_uri, ledger, run.search, run.uid, run.name)
     summary = run.read_summary()
     state = "interrupted" if summary is None else str(summary.get("state", "interrupted"))
@@ -210,6 +212,35 @@ def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
     if missed is not None:
         raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {missed}")
     say(f"{len(ledger.trials())} trials of {run.name} are in MLflow at {tracking_uri}")
+
+
+def _say_mended(run: RunDirectory, ledger: Ledger, say: Say) -> None:
+    if ledger.mended is not None:
+        say(f"{run.journal.name}: {ledger.mended} was cut off, as a process that is killed leaves it")
+
+
+def _recorded(run: RunDirectory) -> set[int]:
+    """Numbers of the ended trials that have a record in their folder."""
+    names = [path.parent.name for path in run.path.glob(f"trials/*/{RECORD}")]
+    return {int(name) for name in names if name.isdecimal()}
+
+
+def _refuse_lost_journal(run: RunDirectory) -> None:
+    """Refuse to begin the study anew where trials were ended: their journal was removed or emptied."""
+    there = run.journal.exists() and run.journal.stat().st_size > 0
+    ended = 0 if there else len(_recorded(run))
+    if ended:
+        raise RunError(
+            f"{run.journal}: is {'empty' if run.journal.exists() else 'missing'}, but {ended} trials were ended; put "
+            "it back, or search anew with another --run-dir"
+        )
+
+
+def _say_lost(run: RunDirectory, ledger: Ledger, say: Say) -> None:
+    """Say which ended trials the journal lost; their records are written after it, so no crash does that."""
+    ended = {trial.number for trial in ledger.trials() if trial.state.is_finished()}
+    for number in sorted(_recorded(run) - ended):
+        say(f"{run.journal.name}: lost the end of trial {number}, which is trained again")
 
 
 def _refuse_other_content(run: RunDirectory) -> None:
@@ -239,7 +270,7 @@ def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any]
     patience = 2.0 if summary["state"] == "interrupted" else 15.0
     missed = mirror.finish(summary["state"], parent_metrics(summary), _artifacts(run), patience)
     if missed is not None:
-        say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: d3tune sync {run.path}")
+        say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: {run.sync_command}")
     return missed is None
 
 

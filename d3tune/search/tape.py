@@ -11,13 +11,13 @@ from optuna.trial import TrialState
 
 from d3tune.config import SearchConfig, TrialConfig
 from d3tune.errors import RunError
-from d3tune.search.journal import CREATE_TRIAL, MORE, RUNNING, SET_PARAM, SET_STATE, Journal, Log
+from d3tune.search.journal import CREATE_TRIAL, LINE, MORE, RUNNING, SET_PARAM, SET_STATE, Journal, Log
 from d3tune.search.sampling import make_sampler, suggest
 from d3tune.search.study import UNREADABLE, only_study
 from d3tune.space import Space
 
 # when, by which process and together with what a line was written is no part of what it says
-INCIDENTAL = ("worker_id", "datetime_start", "datetime_complete", MORE, "crc32")
+INCIDENTAL = ("worker_id", "datetime_start", "datetime_complete", MORE, LINE, "crc32")
 
 
 class TapeDiffersError(Exception):

@@ -126,6 +126,7 @@ class Mirror:
         self._children: dict[int, str] = {}
         self._written: dict[int, int] = {}
         self._closed: dict[int, str] = {}
+        self._states: dict[int, str] = {}
         self._with_params: set[int] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -265,6 +266,7 @@ class Mirror:
             self._experiment = client.create_experiment(self.experiment_name, location.as_uri() if local else None)
         else:
             self._experiment = experiment.experiment_id
+        self._states = {trial.number: trial.state.name for trial in self._ledger.trials()}
         self._find_runs(client)
         if not self._parent:
             self._parent = self._create(client, f"{self._search.backbone}-s{self._search.seed}", {})
@@ -295,7 +297,9 @@ class Mirror:
         run_id = run.info.run_id
         self._children[number] = run_id
         state = run.data.tags.get(STATE_TAG, "")
-        if state in TrialState.__members__ and run.info.status == STATUS.get(TrialState[state]):
+        ended = state in TrialState.__members__ and run.info.status == STATUS.get(TrialState[state])
+        # a study that lost a trial's end makes it again
+        if ended and state == self._states.get(number):
             self._closed[number] = state
             return
         history = client.get_metric_history(run_id, self._search.best_metric)

@@ -128,11 +128,13 @@ def load_trainings(trainings: Sequence[Trainer], tensors: Mapping[str, Tensor]) 
 def curve(job: TrainingJob) -> list[dict[str, Any]]:
     """Train on the selecting protocol to the full budget and return every report, as plain values."""
     trainings = job.selecting_trainings()
+    give_back()
     started = time.monotonic()
     reports = []
     for evaluations in zip(*(training.evaluations() for training in trainings), strict=True):
         report = make_report(evaluations, job.objective, time.monotonic() - started, metric_prefix(job.protocol))
         reports.append(report.to_dict())
+        give_back()
     return reports
 
 
@@ -149,6 +151,7 @@ def evaluate_on_test(job: TrainingJob, updates: int, head: Any, seen_offset: flo
         ``H``, ``U``, ``S``, … of that head, and the diagnostics.
     """
     (training,) = job.trainings("test")
+    give_back()
     training.advance(updates)
     evaluation = training.evaluate([head], seen_offset)
     return {**vars(evaluation.heads[head]), **evaluation.diagnostics}

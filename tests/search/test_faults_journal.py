@@ -281,6 +281,25 @@ def test_a_resumed_search_says_what_was_cut_off_and_goes_on_to_the_same_end(
     carry_out(run, trials=4, stop=stop)
     run.journal.write_bytes(run.journal.read_bytes()[:-40])
     carry_out(run, trials=4, said=said)
-    assert said[0] == "study.journal: an entry that was not wholly written was cut off; nothing recorded is lost"
+    cut = "study.journal: an entry that was not wholly written was cut off"
+    assert said[0] == f"{cut}, as a process that is killed leaves it"
     sound(run, 4)
     assert record(run) == record(straight)
+
+
+def test_a_line_that_is_missing_in_the_middle_is_refused_and_nothing_is_changed(
+    open_ledger: Open, tmp_path: Path
+) -> None:
+    ledger = open_ledger()
+    for _ in range(3):
+        ledger.next_trial(3)
+    path = tmp_path / "study.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for missing in range(1, len(lines) - 1):
+        damaged = b"".join([*lines[:missing], *lines[missing + 1 :]])
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match=f"lines are missing before line {missing + 1}"):
+            open_ledger()
+        with pytest.raises(RunError, match=f"lines are missing before line {missing + 1}"):
+            read_trials(path)
+        assert path.read_bytes() == damaged

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from d3tune.errors import NoUsableTrialError, RunError
 from d3tune.method.generators.gan import Gan
 from d3tune.search.executor import StopSignal
-from d3tune.search.journal import SET_PARAM, SET_USER_ATTR
+from d3tune.search.journal import LINE, SET_PARAM, SET_USER_ATTR
 from d3tune.search.replay import replay_suggestions, replay_trial
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome
@@ -156,8 +156,10 @@ def test_a_suggestion_the_record_lacks_is_found(searched: RunDirectory) -> None:
     lines = searched.journal.read_text(encoding="utf-8").splitlines(keepends=True)
     logs = [json.loads(line) for line in lines]
     of_last = [i for i, log in enumerate(logs) if log["op_code"] == SET_PARAM and log["trial_id"] == 6]
-    del lines[of_last[-1]]
-    searched.journal.write_text("".join(lines), encoding="utf-8")
+    del logs[of_last[-1]]
+    # as an earlier version wrote it, which does not say where a line stands
+    plain = [{key: value for key, value in log.items() if key not in (LINE, "crc32")} for log in logs]
+    searched.journal.write_text("".join(json.dumps(log) + "\n" for log in plain), encoding="utf-8")
     (difference,) = replay_suggestions(searched).differences
     assert difference.startswith("trial 6: ")
 

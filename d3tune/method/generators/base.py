@@ -47,7 +47,7 @@ class Batch:
     Attributes:
         x: (B, X) features.
         y: (B,) classes in [0, N_s).
-        a: (B, A) their semantics.
+        a: (B, A) their semantics; rows of the table where there is one, so that none of the two may be changed alone.
         teacher_z: (B, E) the teacher's embeddings of x.
         teacher_v: (B, N_s) the teacher's logits of x.
         residual: (B, X) what the generator models, x − anchor(a); None where there is no anchor.
@@ -91,9 +91,9 @@ class Sizes:
 class Backbone(nn.Module, ABC, Generic[C]):
     """A generator of features from noise and class semantics, with its own loss.
 
-    The joint training calls `prepare` and `loss` once an update, adds the D³ terms on `sample`d rows, and steps
-    the optimiser of `generator_parameters`. Every random number comes from the generator that is handed in; the losses
-    themselves are functions of tensors alone, so that they may be compiled.
+    The joint training calls `prepare` and `loss_and_rows` once an update, adds the D³ terms on the rows, and steps the
+    optimiser of `generator_parameters`. Every random number comes from the generator that is handed in; the losses
+    themselves read tensors alone, and change none but running figures in buffers, so that they may be compiled.
     """
 
     def __init__(self, sizes: Sizes, config: C, teacher: EmbeddingClassifier) -> None:
@@ -159,7 +159,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
         return generated if self.anchor is None else generated + self.anchor(semantics)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_gen, a scalar, and its parts by name (detached), on fresh draws."""
+        """`loss_on` fresh draws, for use outside the joint training."""
         return self.loss_on(batch, self.draw(len(batch.y), rng))
 
     def draw(self, n: int, rng: torch.Generator) -> Drawn:

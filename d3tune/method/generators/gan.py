@@ -27,7 +27,6 @@ class Critic(nn.Module):
 
     def __init__(self, sizes: Sizes, hidden_dim: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.n_features = sizes.n_features
         self.hidden = linear(sizes.n_features + sizes.n_semantics, hidden_dim, rng)
         self.output = linear(hidden_dim, 1, rng)
 

@@ -1,5 +1,6 @@
 """A line that is said even where this process is ended by what it cannot handle."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,11 +18,20 @@ def last_words(line: str) -> Iterator[None]:
     Args:
         line: what to say; nothing is said where the block is left, by an error too.
     """
-    # a session of its own: Ctrl-C is handled here, and must not end it first
-    witness = subprocess.Popen(["/bin/sh", "-c", SCRIPT, line], stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+    try:
+        # a session of its own: Ctrl-C is handled here, and must not end it first
+        witness = subprocess.Popen(["/bin/sh", "-c", SCRIPT, line], stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+    except OSError:
+        # no shell, or no room for another process: then nobody speaks
+        yield
+        return
+    assert witness.stdin is not None
     try:
         yield
     finally:
-        # it may have been ended by someone
-        with suppress(BrokenPipeError):
-            witness.communicate(b"\n")
+        # at once, whatever comes next; it may have been ended by someone
+        with suppress(OSError):
+            os.write(witness.stdin.fileno(), b"\n")
+        with suppress(OSError):
+            witness.stdin.close()
+        witness.wait()

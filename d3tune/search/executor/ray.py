@@ -11,6 +11,7 @@ from typing import Any
 from d3tune.config import Resources
 from d3tune.errors import D3TuneError, UsageError
 from d3tune.search.executor import StopSignal, TrialQueue, messages
+from d3tune.search.executor.apart import ray_apart
 from d3tune.search.executor.bridge import WORKER_FAILURES, Drain, Fatal, StudyPruner, StudySearcher
 from d3tune.search.executor.environment import ray, tune
 from d3tune.search.executor.lastwords import last_words
@@ -45,7 +46,7 @@ class RayExecutor:
         # Ray puts handlers of its own in place, which end the process where ours would drain it
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with last_words(f"d3tune: {self._unstarted()}"):
+            with last_words(f"d3tune: {self._unstarted()}"), ray_apart():
                 self._start(num_gpus)
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():
