@@ -1,6 +1,7 @@
 """A run taken up again: failed trials tried again, more or fewer trials, a damaged plan, and on another machine."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -309,3 +310,42 @@ def test_fewer_trials_and_a_retry_are_the_retry_alone(
     carry_out(run, trials=1, retry_failed=1)
     assert retries(run) == {3: 0}
     sound(run, 4)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_a_run_that_lost_its_journal_is_not_begun_anew(
+    how: str, toy_run: ToyRun, carry_out: CarryOut, command: Command
+) -> None:
+    run = toy_run()
+    carry_out(run, trials=2)
+    journal = run.journal.read_bytes()
+    run.journal.unlink()
+    if how == "empty":
+        run.journal.touch()
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    end = command("resume", run.name, "--trials", "+1")
+    assert end.code == 1
+    assert end.err.splitlines()[-1].startswith(f"d3tune: {run.journal}: is {how}, but 2 trials were ended; put it back")
+    left = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert {path for path in left if left[path] != before.get(path)} <= {run.path / "plan.json"}
+    run.journal.write_bytes(journal)
+    assert command("resume", run.name, "--trials", "+1").code == 0
+
+
+def test_a_trial_whose_end_the_journal_lost_is_trained_again_and_is_in_mlflow_once(
+    toy_run: ToyRun, carry_out: CarryOut, sound: Sound
+) -> None:
+    run, said = toy_run(pruner="none"), list[str]()
+    carry_out(run, trials=2)
+    lines = run.journal.read_bytes().splitlines(keepends=True)
+    ends = [number for number, line in enumerate(lines) if b'"op_code":6' in line and b'"state":1' in line]
+    run.journal.write_bytes(b"".join(lines[: ends[-1]]))
+    carry_out(run, trials=2, said=said)
+    assert f"{run.journal.name}: lost the end of trial 1, which is trained again" in said
+    sound(run, 2)
+
+
+def test_printed_commands_are_words_for_a_shell(toy_run: ToyRun, tmp_path: Path) -> None:
+    run = toy_run(run_dir=tmp_path / "my runs" / "it's")
+    assert shlex.split(run.resume_command) == ["d3tune", "resume", str(run.path)]
+    assert shlex.split(run.sync_command) == ["d3tune", "sync", str(run.path)]

@@ -316,7 +316,7 @@ def test_a_trial_that_hangs_fails_and_says_where_and_the_others_go_on(bench: Ben
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("how", ["once", "twice", "terminate"])
+@pytest.mark.parametrize("how", ["once", "twice", "terminate", "terminate group", "hang up"])
 def test_a_search_that_is_told_to_stop_can_be_resumed(bench: Bench, how: str) -> None:
     bench.hold.touch()
     with bench.command(*bench.search("none", "none", "none")) as command:
@@ -324,7 +324,9 @@ def test_a_search_that_is_told_to_stop_can_be_resumed(bench: Bench, how: str) ->
         if how == "terminate":
             command.process.terminate()
         else:
-            os.killpg(command.process.pid, signal.SIGINT)
+            # as a terminal, `timeout` or a scheduler does
+            groups = {"terminate group": signal.SIGTERM, "hang up": signal.SIGHUP}
+            os.killpg(command.process.pid, groups.get(how, signal.SIGINT))
         if how == "twice":
             bench.commands.until(lambda: "stopping" in "".join(command.err), "its answer to the first")
             os.killpg(command.process.pid, signal.SIGINT)
