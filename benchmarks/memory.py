@@ -56,7 +56,7 @@ def watch(folder: Path) -> list[float]:
         if workers:
             seen.append(max(map(unique_megabytes, workers)))
         time.sleep(POLL_SECONDS)
-    if process.returncode != 0:
+    if process.returncode != 0 or not seen:
         raise RuntimeError(f"the search ended with exit code {process.returncode}")
     return seen
 

@@ -100,6 +100,11 @@ class Bench:
         self.seconds("search", "--dataset", "hanzi", "--backbone", "gaussian", *budget)
         for number in range(RUNS):
             shutil.copytree(self.folder / "run", runs / f"run-{number}")
+        listed = subprocess.run(  # noqa: S603
+            [*PROGRAM, "leaderboard", "--json"], env=self._environment, capture_output=True, text=True, check=True
+        )
+        if len(json.loads(listed.stdout)) != 1:
+            raise RuntimeError("the leaderboard does not list the runs")
         seconds = self._median("leaderboard")
         shutil.rmtree(runs)
         return Figure(f"d3tune leaderboard, {RUNS} runs of {TRIALS} trials", seconds, 1.0, "s")
@@ -111,7 +116,10 @@ class Bench:
         what = ("search", "--dataset", "hanzi", "--backbone", "paced", "--space", str(self.folder / "paced.yaml"))
         where = ("--run-dir", str(self.folder / "home" / f"paced-{length:g}"))
         wall = self.seconds(*what, *budget, *where, PACED_SECONDS=str(length), PACED_LOG=str(log))
-        return wall, between_trials(log.read_text(encoding="utf-8"))
+        text = log.read_text(encoding="utf-8")
+        if text.count(" end ") != trials:
+            raise RuntimeError(f"{text.count(' end ')} of {trials} trials came to their end")
+        return wall, between_trials(text)
 
     def quickstart(self) -> Figure:
         """The README's search."""
