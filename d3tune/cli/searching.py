@@ -8,6 +8,7 @@ import typer
 from d3tune.cli.options import DataDir, Json, Run, Semantics, TimeLimit, TrackingUri
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
+from d3tune.errors import UsageError
 
 if TYPE_CHECKING:
     from d3tune.search.run import RunDirectory
@@ -17,11 +18,22 @@ if TYPE_CHECKING:
 RESUMED = "; else as before"
 
 
+def _in_all(text: str | int) -> int:
+    """A plain number: with a plus it would mean something else to `resume`."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise UsageError(f"--trials {text}: write a number") from None
+    if str(text).startswith("+"):
+        raise UsageError(f"--trials {text}: write the number in all; only d3tune resume takes +N")
+    return number
+
+
 @app.command()
 def search(
     dataset: Annotated[str, typer.Option(help="hanzi (embedded), flo, cub, awa1, … or a folder's name.")],
     backbone: Annotated[str, typer.Option(help="gan, vae, diffusion, cegan, vaegan, rezsl or gaussian.")] = "gan",
-    trials: Annotated[int, typer.Option(help="Trials of the run in all.")] = 50,
+    trials: Annotated[int, typer.Option(parser=_in_all, metavar="INTEGER", help="Trials of the run in all.")] = 50,
     time: TimeLimit = None,
     data_dir: DataDir = None,
     semantics: Semantics = None,

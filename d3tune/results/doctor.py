@@ -78,6 +78,8 @@ def _run_state(run: RunDirectory) -> tuple[str, bool]:
     if was_cut_off(run.path):
         return f"cut off; go on with: {run.resume_command}", True
     state = str((run.read_summary() or {}).get("state", "not begun"))
+    if state == "failed":
+        return f"failed; try its trials again with: {run.resume_command} --retry-failed N", True
     return (state, False) if state == "done" else (f"{state}; go on with: {run.resume_command}", True)
 
 

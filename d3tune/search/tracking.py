@@ -84,7 +84,11 @@ def check_uri(uri: str) -> str:
         path = uri.removeprefix("sqlite:///")
         if path == uri or not path:
             raise UsageError(f"--tracking-uri {uri}: an SQLite store is sqlite:///FILE")
-        writable_directory(Path(path).absolute().parent, "give another --tracking-uri")
+        folder = Path(path).absolute().parent
+        # a slip of the hand would make a new store; d3tune's own home is made where it is not there
+        if not folder.is_dir() and folder != home().absolute():
+            raise UsageError(f"--tracking-uri {uri}: there is no folder {folder}; make it, or give another")
+        writable_directory(folder, "give another --tracking-uri")
     elif scheme in ("http", "https") and not urlparse(uri).netloc:
         raise UsageError(f"--tracking-uri {uri}: names no host; use http://HOST:PORT")
     return uri

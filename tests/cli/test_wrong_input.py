@@ -54,6 +54,8 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "store in files": ((*SEARCH, "--tracking-uri", "file:./mlruns"), 2, ("file:./mlruns", "sqlite:///")),
     "store as a path": ((*SEARCH, "--tracking-uri", "mlruns"), 2, ("mlruns", "sqlite:///")),
     "store without a path": ((*SEARCH, "--tracking-uri", "sqlite://"), 2, ("sqlite://", "sqlite:///FILE")),
+    "store in no folder": ((*SEARCH, "--tracking-uri", "sqlite:////no/such/x.db"), 2, ("there is no folder /no/such",)),
+    "more trials of nothing": ((*SEARCH, "--trials", "+2"), 2, ("--trials +2", "d3tune resume takes +N")),
     "store with an empty path": ((*SEARCH, "--tracking-uri", "sqlite:///"), 2, ("sqlite:///FILE",)),
     "store without a host": ((*SEARCH, "--tracking-uri", "http://"), 2, ("http://", "host")),
     "resume of nothing": (("resume", "nowhere"), 1, ("'nowhere'",)),
