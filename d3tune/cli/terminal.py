@@ -44,8 +44,9 @@ def draining(stop: "StopSignal") -> Iterator[None]:
         stop.requested = True
         say("stopping: trials end at their last checkpoint (again to stop at once)")
 
-    # under nohup a hangup is to be ignored
-    obeyed = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    # under nohup a hangup is to be ignored; Ctrl-C works in a shell's background jobs too
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    obeyed = [number for number in SIGNALS if number != signal.SIGHUP or not nohup]
     before = {number: signal.signal(number, handle) for number in obeyed}
     try:
         yield

@@ -116,16 +116,18 @@ class Command:
 @contextmanager
 def running(home: Path, *arguments: str, **environment: str) -> Iterator[Command]:
     """A ``d3tune`` command in a process group of its own, as a terminal gives it one."""
-    command = Command(
-        subprocess.Popen(
-            [*PROGRAM, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "D3TUNE_HOME": str(home), **environment},
-            start_new_session=True,
-        )
+    # what is ignored here is ignored by a child, and under nohup a hangup is
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "D3TUNE_HOME": str(home), **environment},
+        start_new_session=True,
     )
+    signal.signal(signal.SIGHUP, hangup)
+    command = Command(process)
     try:
         yield command
     finally:

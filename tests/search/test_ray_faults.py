@@ -196,7 +196,7 @@ def test_a_search_whose_ray_is_killed_while_it_starts_says_so_and_can_be_resumed
         if registered:
             # the search stands still until the raylet is there for it: Ray's native code then ends who connects in vain
             command.process.send_signal(signal.SIGSTOP)
-            command.wait(5)
+            command.wait(15)
         command.kill(command.named("raylet"))
         command.process.send_signal(signal.SIGCONT)
         assert command.end() == 1, command.err
