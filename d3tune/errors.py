@@ -59,3 +59,12 @@ def one_of(option: str, value: str, known: Sequence[str]) -> None:
     """
     if value not in known:
         raise UsageError(f"{option} {value}: no such choice{nearest(value, known)}")
+
+
+def root_cause(error: BaseException) -> str:
+    """The first line of what was raised first, at most 200 characters: clients wrap it in paragraphs."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

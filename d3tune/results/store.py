@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from d3tune.errors import root_cause
+
 SECONDS = 3.0
 
 
@@ -52,13 +54,5 @@ def _outcome(ask: Callable[[], object]) -> str | None:
     try:
         ask()
     except Exception as error:
-        return _root_cause(error)
+        return root_cause(error)
     return None
-
-
-def _root_cause(error: BaseException) -> str:
-    """The first line of what was raised first: clients wrap it in paragraphs."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0][:200]

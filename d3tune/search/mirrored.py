@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from d3tune.config import SearchConfig
+from d3tune.errors import root_cause
 from d3tune.search.reports import best_report
 from d3tune.search.study import reports_of
-from d3tune.search.tracking import RUN_TAG, STATE_TAG, STATUS, TRIAL_TAG, first_line, mirrored_metrics, trial_params
+from d3tune.search.tracking import RUN_TAG, STATE_TAG, STATUS, TRIAL_TAG, mirrored_metrics, trial_params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +49,7 @@ def mirror_faults(
         return list(_faults(client, search, runs, trials, settled, closed))
     except Exception as error:
         # each kind of store has its own errors
-        return [f"MLflow at {uri} cannot be read: {first_line(error)}"]
+        return [f"MLflow at {uri} cannot be read: {root_cause(error)}"]
 
 
 def _runs_of(client: "MlflowClient", uid: str) -> list[Any]:

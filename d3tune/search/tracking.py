@@ -13,7 +13,7 @@ from urllib.parse import quote, urlparse
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import SearchConfig
-from d3tune.errors import UsageError
+from d3tune.errors import UsageError, root_cause
 from d3tune.files import home, slug, writable_directory
 from d3tune.search.mlflow_file import create_store
 from d3tune.search.reports import Report, best_report
@@ -156,7 +156,7 @@ class Mirror:
                 if any(words in str(error) for words in PASSING):
                     self._note(error)
                 else:
-                    raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {first_line(error)}") from None
+                    raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {root_cause(error)}") from None
         self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
@@ -201,7 +201,7 @@ class Mirror:
             except Exception as error:
                 log.debug("closing the MLflow runs", exc_info=True)
                 if time.monotonic() > end:
-                    return first_line(error)
+                    return root_cause(error)
                 time.sleep(min(RETRY_SECONDS, patience))
             else:
                 return None
@@ -243,7 +243,7 @@ class Mirror:
         if error is not None:
             log.debug("MLflow did not take the last batch; it is written with the next", exc_info=error)
         if error is not None and not self._lagging:
-            self._say(f"MLflow at {self.uri} takes nothing now ({first_line(error)}); the search goes on without it")
+            self._say(f"MLflow at {self.uri} takes nothing now ({root_cause(error)}); the search goes on without it")
         elif error is None and self._lagging:
             self._say(f"MLflow at {self.uri} answers again and has everything")
         self._lagging = error is not None
@@ -367,12 +367,6 @@ def _log(
         n_metrics = min(len(metrics), METRICS_PER_BATCH - n_pairs - len(labels))
         client.log_batch(run_id, metrics=metrics[:n_metrics], params=pairs[:n_pairs], tags=labels)
         metrics, pairs, labels = metrics[n_metrics:], pairs[n_pairs:], []
-
-
-def first_line(error: Exception) -> str:
-    """An error's type and the first line of what it says, without the paragraphs that clients add."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
 def mirrored_metrics(report: Report) -> dict[str, float]:
