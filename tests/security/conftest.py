@@ -80,14 +80,9 @@ def trap(tmp_path: Path) -> Trap:
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own for each test, and nothing of the machine's settings."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.setenv("D3TUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("D3TUNE_DATA", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "home"
+def isolated(home: Path) -> Path:
+    """A home of its own for each test."""
+    return home
 
 
 @pytest.fixture
