@@ -16,7 +16,8 @@ from d3tune.search.lock import is_owned, was_cut_off
 from d3tune.search.mirrored import mirror_faults
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
-from d3tune.search.study import counts, read_trials, reports_of, winner
+from d3tune.search.standing import winner
+from d3tune.search.study import counts, read_trials, reports_of
 
 
 def run_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[str]:

@@ -29,7 +29,8 @@ from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import RECORD, Keeper, bytes_used
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
-from d3tune.search.study import Assignment, Ledger, counts, reports_of, winner
+from d3tune.search.standing import Standing, winner
+from d3tune.search.study import Assignment, Ledger, counts, reports_of
 from d3tune.search.summary import dataset_identity, parent_metrics, summarise
 from d3tune.search.tracking import Mirror, default_uri
 from d3tune.yamlfile import dump_yaml
@@ -293,7 +294,7 @@ def _run_trials(
         return training_job(run, assignment.config, plan.resources)
 
     def on_end(number: int) -> None:
-        say(_trial_line(ledger.trials(), number, plan.trials, run.search.searched_metric))
+        say(_trial_line(ledger.trial(number), ledger.standing, plan.trials, run.search.searched_metric))
 
     def on_note(number: int, line: str) -> None:
         say(f"trial {number:>3}  {line}")
@@ -303,16 +304,14 @@ def _run_trials(
     )
 
 
-def _trial_line(trials: list[FrozenTrial], number: int, planned: int, metric: str) -> str:
-    trial = next(item for item in trials if item.number == number)
+def _trial_line(trial: FrozenTrial, standing: Standing, planned: int, metric: str) -> str:
     reports = reports_of(trial)
-    ended = sum(item.state.is_finished() for item in trials)
-    text = f"trial {number:>3}  {ended:>3}/{planned}  {trial.state.name.lower():<8}"
+    text = f"trial {trial.number:>3}  {standing.ended:>3}/{planned}  {trial.state.name.lower():<8}"
     if trial.state == TrialState.FAIL:
         return f"{text}  {trial.user_attrs.get('failure', '')}"
     best = best_report(reports)
     text += f"  {metric} {best.value:.3f}  ({best.head}, update {best.update})  {reports[-1].seconds:5.1f} s"
-    leader = winner(trials)
+    leader = standing.best
     if leader is not None:
         text += f"  best {leader.value:.3f} (trial {leader.number})"
     return text

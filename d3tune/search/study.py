@@ -1,7 +1,6 @@
 """The ledger: the Optuna study in a journal file, the only truth about a search's trials."""
 
 import logging
-import math
 import threading
 import warnings
 from collections import Counter
@@ -22,6 +21,7 @@ from d3tune.search.journal import CONFIG_ATTR, Journal, mend
 from d3tune.search.pruning import make_pruner
 from d3tune.search.reports import Report, best_report, collapse
 from d3tune.search.sampling import enqueue_params, fitting_params, make_sampler, suggest
+from d3tune.search.standing import Standing
 from d3tune.space import Space
 
 REPORT_KEY = "report:"
@@ -58,6 +58,7 @@ class Ledger:
 
     Attributes:
         study: the Optuna study.
+        standing: how many trials began and ended, and the best.
         mended: what a killed process had left unfinished in the journal, or None.
     """
 
@@ -81,7 +82,9 @@ class Ledger:
         self.study, self._journal, self.mended = _open_study(journal, name)
         self.study.pruner = make_pruner(search.pruner, self._updates)
         self._enqueue_warm_starts()
-        self._interrupted = [trial.number for trial in self.trials() if trial.state == TrialState.RUNNING]
+        there = self.trials()
+        self.standing = Standing(there)
+        self._interrupted = [trial.number for trial in there if trial.state == TrialState.RUNNING]
         self._running: dict[int, optuna.Trial] = {}
 
     def trials(self) -> list[FrozenTrial]:
@@ -119,7 +122,7 @@ class Ledger:
             reports = reports_of(frozen)
             known = (reports[-1].update, reports[-1].seconds) if reports else (0, 0.0)
             return Assignment(number, frozen.user_attrs[CONFIG_ATTR], *known)
-        while len(self.trials()) < limit:
+        while self.standing.begun < limit:
             assignment = self._suggested()
             if assignment is not None:
                 return assignment
@@ -127,10 +130,12 @@ class Ledger:
 
     def _suggested(self) -> Assignment | None:
         """A new trial; None where the suggestion is no legal configuration, which then is a FAIL on record."""
-        self.study.sampler = make_sampler(self._search.sampler, self._search.seed, len(self.trials()))
+        self.study.sampler = make_sampler(self._search.sampler, self._search.seed, self.standing.begun)
         with warnings.catch_warnings(), self._one_change():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return self._configured(self.study.ask())
+            trial = self.study.ask()
+            self.standing.begin()
+            return self._configured(trial)
 
     def _configured(self, trial: optuna.Trial) -> Assignment | None:
         values = suggest(trial, self._space, self._config)
@@ -138,6 +143,7 @@ class Ledger:
             full = self._config(**values).model_dump(mode="json")
         except ValidationError as error:
             self._tell_failed(trial.number, f"not a legal configuration: {first_fault(error)}")
+            self._end(trial.number)
             return None
         trial.set_user_attr(CONFIG_ATTR, full)
         self._running[trial.number] = trial
@@ -160,7 +166,7 @@ class Ledger:
                 return False
             self._record_best(trial)
             self.study.tell(number, state=TrialState.PRUNED)
-        del self._running[number]
+        self._end(number)
         return True
 
     def complete(self, number: int) -> None:
@@ -179,14 +185,14 @@ class Ledger:
         with self._one_change():
             best = self._record_best(trial)
             self.study.tell(number, best.value)
-        del self._running[number]
+        self._end(number)
 
     def fail(self, number: int, reason: str) -> None:
         """The trial failed or diverged: FAIL with the reason; does nothing where its outcome is recorded."""
         if number in self._running:
             with self._one_change():
                 self._tell_failed(number, reason)
-            del self._running[number]
+            self._end(number)
 
     def retry_failed(self, count: int) -> list[int]:
         """Enqueue failed trials again, each once, under new numbers.
@@ -252,6 +258,10 @@ class Ledger:
         trial.set_user_attr(f"{REPORT_KEY}{report.update:08d}", plain)
         trial.report(best_report(reports).value, report.update)
 
+    def _end(self, number: int) -> None:
+        self._running.pop(number, None)
+        self.standing.end(self._frozen(number))
+
     def _frozen(self, number: int) -> FrozenTrial:
         storage = self.study._storage
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
@@ -303,12 +313,6 @@ def reports_of(trial: FrozenTrial) -> list[Report]:
     """The trial's reports in order of update."""
     keys = sorted(key for key in trial.user_attrs if key.startswith(REPORT_KEY))
     return [Report.from_dict(trial.user_attrs[key]) for key in keys]
-
-
-def winner(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The COMPLETE trial with the largest value, the earliest of equals; None where there is none."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)]
-    return max(complete, key=lambda t: (t.value, -t.number)) if complete else None
 
 
 def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:

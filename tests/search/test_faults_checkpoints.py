@@ -14,7 +14,8 @@ from d3tune.search.keeping import bytes_used
 from d3tune.search.reports import Report
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome
-from d3tune.search.study import read_trials, winner
+from d3tune.search.standing import winner
+from d3tune.search.study import read_trials
 
 # MLflow on SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")

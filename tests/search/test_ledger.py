@@ -14,7 +14,8 @@ from d3tune.method.generators import load_backbone
 from d3tune.search.journal import Journal
 from d3tune.search.reports import Report
 from d3tune.search.sampling import suggest
-from d3tune.search.study import Ledger, counts, read_trials, reports_of, winner
+from d3tune.search.standing import winner
+from d3tune.search.study import Ledger, counts, read_trials, reports_of
 from d3tune.space import Space, WarmStart
 
 Open = Callable[..., Ledger]

@@ -21,7 +21,8 @@ from d3tune.config import Resources
 from d3tune.search.reports import Report
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import training_job
-from d3tune.search.study import read_trials, reports_of, winner
+from d3tune.search.standing import winner
+from d3tune.search.study import read_trials, reports_of
 from d3tune.search.trial import RunningTrial
 
 # MLflow on SQLAlchemy 2.1
