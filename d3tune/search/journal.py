@@ -99,12 +99,17 @@ class Journal(BaseJournalBackend):
         self._find_new_lines()
         first = min(start, len(self._ends) - 1)
         begin, end = self._ends[first], self._ends[-1]
+        if begin == end:
+            return []
         with self.path.open("rb") as file:
             file.seek(begin)
             content = file.read(end - begin)
         return [_placed(line, number) for number, line in enumerate(content.splitlines(), first)]
 
     def _find_new_lines(self) -> None:
+        # Optuna asks dozens of times a trial, and most often nobody has written since
+        if self.path.stat().st_size == self._ends[-1]:
+            return
         with self.path.open("rb") as file:
             file.seek(self._ends[-1])
             for line in file:

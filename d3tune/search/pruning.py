@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import Pruner
+from d3tune.search.storage import OpenTrials
 
 GRACE_SHARE = 0.25
 REDUCTION_FACTOR = 2
@@ -67,25 +68,15 @@ class _Ended:
     """Values of one study's ended trials by rung, sorted: they change no more, and a long search has thousands."""
 
     def __init__(self) -> None:
-        self._open: list[int] = []
-        self._seen = 0
+        self._open = OpenTrials(lambda trial: not trial.state.is_finished())
         self._trials: list[FrozenTrial] = []
         self._values: dict[int, tuple[int, list[float]]] = {}
 
     def take(self, study: optuna.Study) -> list[FrozenTrial]:
         """Take the trials that ended since the last call; returns those that run."""
-        trials = study.get_trials(deepcopy=False)
-        running = []
-        for number in [*self._open, *range(self._seen, len(trials))]:
-            trial = trials[number]
-            if trial.state == TrialState.FAIL:
-                continue
-            if trial.state.is_finished():
-                self._trials.append(trial)
-            else:
-                running.append(trial)
-        self._open, self._seen = [trial.number for trial in running], len(trials)
-        return running
+        taken = self._open.take(study._storage, study._study_id)
+        self._trials += [trial for trial in taken if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        return [trial for trial in taken if not trial.state.is_finished()]
 
     def values_at(self, rung: int) -> list[float]:
         """See `_value_at`."""

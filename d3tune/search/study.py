@@ -22,6 +22,7 @@ from d3tune.search.pruning import make_pruner
 from d3tune.search.reports import Report, best_report, collapse
 from d3tune.search.sampling import enqueue_params, fitting_params, make_sampler, suggest
 from d3tune.search.standing import Standing
+from d3tune.search.storage import StudyStorage
 from d3tune.space import Space
 
 REPORT_KEY = "report:"
@@ -334,7 +335,7 @@ def _open_study(path: Path, name: str) -> tuple[optuna.Study, Journal, str | Non
     try:
         mended = mend(path)
         journal = Journal(path)
-        storage = optuna.storages.JournalStorage(journal)
+        storage = StudyStorage(journal)
         study = only_study(storage) or optuna.create_study(storage=storage, study_name=name, direction="maximize")
     except UNREADABLE as error:
         logging.getLogger(__name__).debug("opening the journal", exc_info=True)
