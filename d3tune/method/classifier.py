@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d3tune.config import D3Config
+from d3tune.method.adam import Adam
 from d3tune.method.closed_form import discriminant, shrunk_factor, within_class_covariance
-from d3tune.method.networks import adam, linear
+from d3tune.method.networks import linear
 
 Head = Callable[[Tensor], Tensor]
 SLOPE = 0.2
@@ -40,7 +41,7 @@ def train_linear_head(
     weight = nn.Parameter(x.new_zeros(n_classes, x.shape[1]))
     bias = nn.Parameter(x.new_zeros(n_classes))
     shift = 0.0 if logit_shift is None else logit_shift
-    optimizer = adam([weight, bias], config.head_lr)
+    optimizer = Adam([weight, bias], config.head_lr)
     for rows in _batches(len(x), config, rng, x.device):
         x_rows, one_hot_at = x[rows], y[rows][:, None]
         # the gradient of cross-entropy by hand: for one linear layer autograd costs more than the products
@@ -81,7 +82,7 @@ def train_prototype_head(
         nn.LeakyReLU(SLOPE),
         linear(config.prototype_hidden, x.shape[1], rng),
     ).to(x.device)
-    optimizer = adam(list(mapping.parameters()), config.head_lr)
+    optimizer = Adam(list(mapping.parameters()), config.head_lr)
     shift = 0.0 if logit_shift is None else logit_shift
     unit = F.normalize(x, dim=1)
     for rows in _batches(len(x), config, rng, x.device):

@@ -5,8 +5,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from d3tune.method.adam import Adam
+
 Activation = Literal["relu", "identity"]
 INIT_SD = 0.02
+
+
+class _Blank(nn.Linear):
+    """A linear layer whose values are set by whoever makes it: torch's own would draw from its global generator."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
 
 
 def linear(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
@@ -17,7 +26,7 @@ def linear(n_in: int, n_out: int, rng: torch.Generator) -> nn.Linear:
         n_out: output width.
         rng: a CPU generator, so that one seed gives the same weights on every device.
     """
-    layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
+    layer = _Blank(n_in, n_out)
     with torch.no_grad():
         layer.weight.normal_(0.0, INIT_SD, generator=rng)
         layer.bias.zero_()
@@ -54,18 +63,12 @@ class EmbeddingClassifier(nn.Module):
         return z, self.logit_layer(z)
 
 
-def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Adam:
-    """Fused Adam with the betas (.5, .999) of the authors' code."""
-    return torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.999), fused=True)
-
-
-def descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+def descend(loss: Tensor, *optimizers: Adam) -> None:
     """A step of each optimiser on the gradients of a loss by its own parameters alone; no gradient is kept.
 
     Gradients take as much memory as the model, and what follows a step has use for it.
     """
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+    parameters = [p for optimizer in optimizers for p in optimizer.parameters if p.requires_grad]
     for parameter in parameters:
         # whatever another backward pass left
         parameter.grad = None

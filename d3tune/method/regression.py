@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from d3tune.config import TrialConfig
 from d3tune.data.tensors import Tensors
 from d3tune.method import state
+from d3tune.method.adam import Adam
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.metrics import accuracies, auroc, fpr_at_95, read_scores
-from d3tune.method.networks import adam, scaled_linear
+from d3tune.method.networks import scaled_linear
 from d3tune.method.randomness import stream
 from d3tune.method.rebalanced import RebalancedMSE
 from d3tune.method.trainer import Evaluation, Trainer
@@ -66,7 +67,7 @@ class Rezsl(Trainer):
             tensors.n_seen, n_semantics, config.remse_p, config.remse_p2, in_batch=config.fidelity == "official"
         ).to(device)
         self._unit_semantics = F.normalize(tensors.semantics, dim=1)
-        self._optimizer = adam(list(self.regressor.parameters()), config.regressor_lr)
+        self._optimizer = Adam(list(self.regressor.parameters()), config.regressor_lr)
         self._rng = stream(seed, "updates", device=device)
 
     def evaluate(self, heads: Sequence[str] | None = None, seen_offset: float | None = None) -> Evaluation:

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from d3tune.method.adam import Adam
+
 Tensors = dict[str, Tensor]
 
 
-def pack(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> Tensors:
+def pack(modules: Mapping[str, nn.Module], optimizers: Mapping[str, Adam]) -> Tensors:
     """Parameters, buffers and optimiser state by name: ``module/layer.weight``, ``adam/name/3/exp_avg``.
 
     They are no copies: training on changes them, as with torch's own ``state_dict``. Optimiser hyper-parameters are not
@@ -19,7 +21,7 @@ def pack(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.
         for key, value in module.state_dict().items():
             tensors[f"{name}/{key}"] = value.detach()
     for name, optimizer in optimizers.items():
-        for index, state in optimizer.state_dict()["state"].items():
+        for index, state in optimizer.state.items():
             for key, value in state.items():
                 tensors[f"adam/{name}/{index}/{key}"] = value.detach()
     return tensors
@@ -28,7 +30,7 @@ def pack(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.
 def unpack(
     tensors: Mapping[str, Tensor],
     modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, Adam],
 ) -> None:
     """Load what `pack` made into modules and optimisers of the same configuration.
 
@@ -43,7 +45,7 @@ def unpack(
             index, field = key.split("/")
             state.setdefault(int(index), {})[field] = value.clone()
         _refuse_misfit(name, state, optimizer)
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.state = state
 
 
 def updates_made(tensors: Mapping[str, Tensor]) -> int:
@@ -58,17 +60,16 @@ def updates_made(tensors: Mapping[str, Tensor]) -> int:
     return int(update)
 
 
-def _refuse_misfit(name: str, state: Mapping[int, Tensors], optimizer: torch.optim.Optimizer) -> None:
+def _refuse_misfit(name: str, state: Mapping[int, Tensors], optimizer: Adam) -> None:
     """Refuse moments that are not their parameter's: fused Adam takes their size on trust, and writes past their end.
 
     Raises:
         ValueError: a parameter, a field, a shape or a type is another.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, fields in state.items():
-        if not 0 <= index < len(parameters) or fields.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+        if not 0 <= index < len(optimizer.parameters) or fields.keys() != {"step", "exp_avg", "exp_avg_sq"}:
             raise ValueError(f"the optimiser '{name}' has no state {index} of {', '.join(fields)}")
-        like = parameters[index]
+        like = optimizer.parameters[index]
         moments = (fields["exp_avg"], fields["exp_avg_sq"])
         if any(moment.shape != like.shape or moment.dtype != like.dtype for moment in moments):
             raise ValueError(f"state {index} of the optimiser '{name}' is of another shape or type")

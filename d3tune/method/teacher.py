@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d3tune.config import D3Config
+from d3tune.method.adam import Adam
 from d3tune.method.distillation import ood_score
-from d3tune.method.networks import EmbeddingClassifier, adam
+from d3tune.method.networks import EmbeddingClassifier
 
 HELD_OUT_SHARE = 0.2
 
@@ -38,7 +39,7 @@ def train_teacher(x: Tensor, y: Tensor, n_classes: int, config: D3Config, rng: t
     """
     teacher = EmbeddingClassifier(x.shape[1], config.embed_dim, n_classes, config.embed_activation, rng)
     teacher.to(x.device)
-    optimizer = adam(list(teacher.parameters()), config.teacher_lr)
+    optimizer = Adam(list(teacher.parameters()), config.teacher_lr)
     for _ in range(config.teacher_epochs):
         order = torch.randperm(len(x), generator=rng).to(x.device)
         for rows in torch.split(order, config.teacher_batch_size):

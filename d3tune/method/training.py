@@ -9,13 +9,14 @@ from torch import Tensor
 from d3tune.config import Head, TrialConfig
 from d3tune.data.tensors import Tensors
 from d3tune.method import state
+from d3tune.method.adam import Adam
 from d3tune.method.closed_form import RidgeAnchor, class_means
 from d3tune.method.distillation import ood_score
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, Sizes
 from d3tune.method.heads import HeadReader, Spaces
 from d3tune.method.metrics import accuracies, auroc, fpr_at_95
-from d3tune.method.networks import EmbeddingClassifier, adam, descend
+from d3tune.method.networks import EmbeddingClassifier, descend
 from d3tune.method.randomness import stream
 from d3tune.method.student import StudentSide, Synthetic
 from d3tune.method.teacher import TeacherTable, held_out_scores, teacher_table, train_teacher
@@ -55,8 +56,8 @@ class Training(Trainer):
         self.student = StudentSide(self.sizes, config, self._held_out_scores(), stream(seed, "student"))
         self.student.to(device)
         self._rng = stream(seed, "updates", device=device)
-        self._generator_optimizer = adam(self.backbone.generator_parameters(), config.generator_lr)
-        self._student_optimizer = adam(list(self.student.parameters()), config.student_lr)
+        self._generator_optimizer = Adam(self.backbone.generator_parameters(), config.generator_lr)
+        self._student_optimizer = Adam(list(self.student.parameters()), config.student_lr)
         self._step_y = self._unseen_labels(config.n_synthetic_step)
         self._reader = HeadReader(tensors, config, seed)
 
@@ -102,7 +103,7 @@ class Training(Trainer):
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {"teacher": self.teacher, "backbone": self.backbone, "student": self.student}
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def _optimizers(self) -> dict[str, Adam]:
         shared = {"generator": self._generator_optimizer, "student": self._student_optimizer}
         return {**shared, **self.backbone.own_optimizers()}
 

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.reference.networks import EmbeddingClassifier
 from d3tune.config import D3Config
 from d3tune.data.tensors import Scaler, Tensors
 from d3tune.method import distillation
+from d3tune.method.adam import Adam
 from d3tune.method.classifier import train_linear_head
 from d3tune.method.generators import BackboneEntry, load_backbone
 from d3tune.method.generators.base import GeneratorConfig
@@ -135,7 +137,7 @@ class Pair:
         """Keep what each step uses: no gradient is there afterwards."""
         self._gradients: dict[nn.Parameter, Tensor] = {}
         for optimizer in self.training._optimizers().values():
-            optimizer.register_step_pre_hook(self._keep)
+            optimizer.step = partial(self._keep, optimizer, optimizer.step)  # type: ignore[method-assign]
 
     def gradient(self, name: str) -> Tensor:
         """The gradient of the last step in d3tune of a name in the reference."""
@@ -145,10 +147,11 @@ class Pair:
         assert parameter in self._gradients, f"{name} has no gradient in d3tune"
         return self._gradients[parameter]
 
-    def _keep(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for parameter in optimizer.param_groups[0]["params"]:
+    def _keep(self, optimizer: Adam, step: Callable[[], None]) -> None:
+        for parameter in optimizer.parameters:
             if parameter.grad is not None:
                 self._gradients[parameter] = parameter.grad.clone()
+        step()
 
 
 def make_pair(backbone: str, options: dict[str, Any]) -> Pair:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from d3tune.data.tensors import Tensors
+from d3tune.method.adam import Adam
 from d3tune.method.generators import load_backbone
 from d3tune.method.generators.base import Batch
-from d3tune.method.networks import EmbeddingClassifier, adam
+from d3tune.method.networks import EmbeddingClassifier
 from d3tune.method.student import StudentSide, Synthetic
 from d3tune.method.training import Training
 
@@ -153,7 +154,7 @@ def test_student_is_adam_on_exactly_these_losses(
     training.advance(3)
     calls = list(with_losses)
     replayed = make(backbone, student_steps=student_steps)
-    side, optimizer = replayed.student, adam(list(replayed.student.parameters()), SMALL["student_lr"])
+    side, optimizer = replayed.student, Adam(list(replayed.student.parameters()), SMALL["student_lr"])
     for call in calls:
         optimizer.zero_grad()
         loss, _ = side.loss(call.batch, Synthetic(call.x, call.y), replayed.teacher)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from d3tune.config import D3Config
+from d3tune.method.adam import Adam
 from d3tune.method.networks import EmbeddingClassifier, linear
 from d3tune.method.parted import SLOPE, Rows, parted_linear, rows_of
 
@@ -181,7 +182,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
     def after_update(self) -> None:
         """What follows the optimiser's step, e.g. averaging weights; by default nothing."""
 
-    def own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def own_optimizers(self) -> dict[str, Adam]:
         """Optimisers that `prepare` steps itself, by name; part of the training's state."""
         return {}
 

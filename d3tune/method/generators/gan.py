@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from d3tune.method.adam import Adam
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, SemanticGenerator, Sizes
-from d3tune.method.networks import EmbeddingClassifier, adam, descend, linear
+from d3tune.method.networks import EmbeddingClassifier, descend, linear
 from d3tune.method.parted import SLOPE, Rows, parted_linear, rows_of, wasserstein_and_penalty
 
 
@@ -67,7 +68,7 @@ class AdversarialBackbone(Backbone[G]):
         self.critic = Critic(sizes, config.hidden_dim, rng)
         self.add_parts(rng)
         self.to(next(teacher.parameters()).device)
-        self._critic_optimizer = adam(self.critic_parameters(), config.generator_lr)
+        self._critic_optimizer = Adam(self.critic_parameters(), config.generator_lr)
 
     @property
     def batches_per_update(self) -> int:
@@ -104,7 +105,7 @@ class AdversarialBackbone(Backbone[G]):
         """
         return fake.new_zeros(()), {}
 
-    def own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def own_optimizers(self) -> dict[str, Adam]:
         """The critic's Adam."""
         return {"critic": self._critic_optimizer}
 
