@@ -34,7 +34,8 @@ from torch import Tensor
 from benchmarks.reference import cegan, diffusion, gan, trial, vae
 from benchmarks.reference.networks import EmbeddingClassifier
 from benchmarks.step_work import NEEDED, Widths
-from d3tune.data.tensors import Scaler, Tensors
+from d3tune.data.scaling import Scaler
+from d3tune.data.tensors import Tensors
 from d3tune.method.generators import load_backbone
 from d3tune.method.generators.base import GeneratorConfig
 from d3tune.method.memory import keep_freed_memory

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d3tune.data.dataset import ARRAYS, GZSLDataset, array_digest, content_hash
+from d3tune.data.shared import sweep
 from d3tune.data.xlsa17 import FEATURES_FILE, SENTENCES_FILE, SPLITS_FILE, read_pair
 from d3tune.errors import DatasetError
 from d3tune.files import home, slug, sync, writable_directory, write_json
@@ -223,6 +224,7 @@ def _root() -> Path:
                 shutil.rmtree(left, ignore_errors=True)
         except OSError:  # its owner has just renamed or removed it
             continue
+    sweep(root)
     return root
 
 

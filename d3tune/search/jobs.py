@@ -106,7 +106,7 @@ def _features(
             f"{path}: holds content {dataset.content_hash[:12]}, the search was made for {content_hash[:12]}"
         )
     view = dataset.view(protocol, split)
-    return view, load_tensors(view, scaling=cast(Any, scaling), device=device)
+    return view, load_tensors(view, scaling=cast(Any, scaling), device=device, shared=True)
 
 
 def _with_semantics(shared: tuple[ProtocolView, Tensors], config: TrialConfig) -> Tensors:

@@ -16,7 +16,8 @@ import benchmarks.reference
 from benchmarks.reference import cegan, d3, diffusion, gan, head, trial, vae
 from benchmarks.reference.networks import EmbeddingClassifier
 from d3tune.config import D3Config
-from d3tune.data.tensors import Scaler, Tensors
+from d3tune.data.scaling import Scaler
+from d3tune.data.tensors import Tensors
 from d3tune.method import distillation
 from d3tune.method.adam import Adam
 from d3tune.method.classifier import train_linear_head

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from d3tune.data.dataset import GZSLDataset, ProtocolView
-from d3tune.data.tensors import class_semantics, fit_scaler, load_tensors
+from d3tune.data.scaling import fit_scaler
+from d3tune.data.tensors import class_semantics, load_tensors
 from d3tune.errors import UsageError
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from d3tune.data.registry import find_dataset
-from d3tune.data.tensors import Scaler, Tensors, load_tensors
+from d3tune.data.scaling import Scaler
+from d3tune.data.tensors import Tensors, load_tensors
 
 N_SEEN, N_UNSEEN, WIDTH, SEMANTICS = 6, 3, 12, 5
 TRAIN_ROWS = (14, 9, 17, 11, 8, 13)
