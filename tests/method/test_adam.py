@@ -11,9 +11,15 @@ from d3tune.method.adam import Adam
 
 WITHOUT_COMPILER = """
 import sys
-from pathlib import Path
-from d3tune.data.embedded import embedded_dataset
+from d3tune.data.embedded import load_embedded
+from d3tune.data.tensors import load_tensors
 from d3tune.method.generators import load_backbone
+from d3tune.method.training import start_training
+backbone = load_backbone("gan")
+config = backbone.config(updates=2, evaluations=1, hidden_dim=8, embed_dim=8, teacher_epochs=1, head_epochs=1)
+(evaluation,) = start_training(backbone, load_tensors(load_embedded("hanzi").view("test")), config, 1).evaluations()
+assert evaluation.update == 2
+assert not {"torch._dynamo", "sympy"} & sys.modules.keys()
 """
 
 
