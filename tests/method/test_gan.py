@@ -28,7 +28,7 @@ def uniform(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tenso
 
 
 def make_critic(hidden: int = 9) -> Critic:
-    critic = Critic(SIZES, hidden, seeded(0))
+    critic = Critic(SIZES, GanConfig(hidden_dim=hidden), seeded(0))
     with torch.no_grad():
         for seed, parameter in enumerate(critic.parameters()):
             parameter.copy_(torch.randn(parameter.shape, generator=seeded(seed)))
@@ -219,7 +219,7 @@ def test_prepare_changes_the_critic_alone(tiny: Tensors) -> None:
 def test_prepare_of_one_step_is_one_adam_step_on_the_textbook_loss(tiny: Tensors) -> None:
     gan = make_gan(tiny, critic_steps=1, gp_weight=2.5)
     batch = make_batch(tiny, gan)
-    reference = Critic(gan.sizes, 16, seeded(0))
+    reference = Critic(gan.sizes, GanConfig(hidden_dim=16), seeded(0))
     reference.load_state_dict(gan.critic.state_dict())
     rng = seeded(5)
     with torch.no_grad():

@@ -122,9 +122,10 @@ def assert_same(module: nn.Module, function: Callable[..., Any], trained: list[n
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", CASES)
-def test_the_loss_of_an_update_is_one_graph(name: str, hanzi_slice: Tensors) -> None:
-    training = make(name, hanzi_slice)
+def test_the_loss_of_an_update_is_one_graph(name: str, precision: str, hanzi_slice: Tensors) -> None:
+    training = make(name, hanzi_slice, precision=precision)
     backbone, rng = training.backbone, torch.Generator().manual_seed(1)
     batch = training._draw_batch()
     drawn, noise = backbone.draw(len(batch.y), rng), backbone.draw_noise(len(training._step_y), rng)
@@ -132,9 +133,10 @@ def test_the_loss_of_an_update_is_one_graph(name: str, hanzi_slice: Tensors) -> 
     assert_same(backbone, training._joint_loss, trained, batch, drawn, noise)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["gan", "cegan", "vaegan"])
-def test_the_loss_of_a_critic_step_is_one_graph(name: str, hanzi_slice: Tensors) -> None:
-    training = make(name, hanzi_slice)
+def test_the_loss_of_a_critic_step_is_one_graph(name: str, precision: str, hanzi_slice: Tensors) -> None:
+    training = make(name, hanzi_slice, precision=precision)
     backbone, rng = training.backbone, torch.Generator().manual_seed(1)
     assert isinstance(backbone, AdversarialBackbone)
     batch = training._draw_batch()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from d3tune.config import D3Config
 from d3tune.method.adam import Adam
 from d3tune.method.networks import EmbeddingClassifier, linear
-from d3tune.method.parted import SLOPE, Rows, parted_linear, rows_of
+from d3tune.method.parted import SLOPE, Rows, affine, parted_linear, rows_of
 
 OutputActivation = Literal["auto", "sigmoid", "relu", "linear"]
 
@@ -26,6 +26,15 @@ class GeneratorConfig(D3Config):
     output_activation: OutputActivation = Field(
         "auto", description="after the last layer; auto is relu for minmax features and linear for standard ones"
     )
+
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the products in generator and critic; losses and optimiser are fp32 always"
+    )
+
+    @property
+    def product_type(self) -> torch.dtype | None:
+        """What the factors of these products are rounded to; None leaves them as they are."""
+        return torch.bfloat16 if self.precision == "bf16" else None
 
     @property
     def resolved_activation(self) -> OutputActivation:
@@ -202,13 +211,13 @@ class SemanticGenerator(nn.Module):
         super().__init__()
         self.hidden = linear(noise_dim + sizes.n_semantics, config.hidden_dim, rng)
         self.output = linear(config.hidden_dim, sizes.n_features, rng)
-        self.activation = config.resolved_activation
+        self.activation, self.dtype = config.resolved_activation, config.product_type
 
     def forward(self, noise: Tensor, semantics: Tensor, index: Tensor | None = None) -> Tensor:
         """Noise (B, noise_dim) and semantics (B, A), or (C, A) with an index (B,) into them, to features (B, X)."""
-        pre = parted_linear(noise, semantics, index, self.hidden.weight, self.hidden.bias)
+        pre = parted_linear(noise, semantics, index, self.hidden.weight, self.hidden.bias, self.dtype)
         h = nn.functional.leaky_relu(pre, SLOPE)
-        return activate(self.output(h), self.activation)
+        return activate(affine(h, self.output.weight, self.output.bias, self.dtype), self.activation)
 
 
 def activate(x: Tensor, activation: OutputActivation) -> Tensor:

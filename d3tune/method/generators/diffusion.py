@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, Sizes
 from d3tune.method.networks import EmbeddingClassifier, scaled_linear
-from d3tune.method.parted import Rows, rows_of, spread
+from d3tune.method.parted import Rows, affine, rows_of, spread
 
 TIME_DIM = 64
 CONDITION_DROP = 0.1
@@ -35,8 +35,9 @@ class DiffusionConfig(GeneratorConfig):
 class Denoiser(nn.Module):
     """x_t, t and a to v: a two-layer SiLU network, a by FiLM, t by sinusoids and a small network."""
 
-    def __init__(self, sizes: Sizes, hidden_dim: int, rng: torch.Generator) -> None:
+    def __init__(self, sizes: Sizes, config: DiffusionConfig, rng: torch.Generator) -> None:
         super().__init__()
+        hidden_dim, self.dtype = config.hidden_dim, config.product_type
         self.input = scaled_linear(sizes.n_features, hidden_dim, rng)
         self.middle = scaled_linear(hidden_dim, hidden_dim, rng)
         self.output = scaled_linear(hidden_dim, sizes.n_features, rng)
@@ -54,9 +55,11 @@ class Denoiser(nn.Module):
         """
         (time, level), (a, index) = times, semantics
         scale, shift = spread(self.film(a), index).chunk(2, dim=1)
-        h = F.silu((self.input(x) + spread(self.time(_sinusoids(time)), level)) * (1 + scale) + shift)
-        v: Tensor = self.output(F.silu(self.middle(h)))
-        return v
+        h = F.silu((self._affine(self.input, x) + spread(self.time(_sinusoids(time)), level)) * (1 + scale) + shift)
+        return self._affine(self.output, F.silu(self._affine(self.middle, h)))
+
+    def _affine(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        return affine(x, layer.weight, layer.bias, self.dtype)
 
 
 class Diffusion(Backbone[DiffusionConfig]):
@@ -73,7 +76,7 @@ class Diffusion(Backbone[DiffusionConfig]):
         self, sizes: Sizes, config: DiffusionConfig, teacher: EmbeddingClassifier, rng: torch.Generator
     ) -> None:
         super().__init__(sizes, config, teacher)
-        self.denoiser = Denoiser(sizes, config.hidden_dim, rng)
+        self.denoiser = Denoiser(sizes, config, rng)
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
         alpha = signal_levels(config.diffusion_steps, config.diffusion_schedule)
         self.register_buffer("alpha", alpha)

@@ -26,15 +26,16 @@ class GanConfig(GeneratorConfig):
 class Critic(nn.Module):
     """[x; a] → hidden LeakyReLU(.2) → 1."""
 
-    def __init__(self, sizes: Sizes, hidden_dim: int, rng: torch.Generator) -> None:
+    def __init__(self, sizes: Sizes, config: GanConfig, rng: torch.Generator) -> None:
         super().__init__()
-        self.hidden = linear(sizes.n_features + sizes.n_semantics, hidden_dim, rng)
-        self.output = linear(hidden_dim, 1, rng)
+        self.hidden = linear(sizes.n_features + sizes.n_semantics, config.hidden_dim, rng)
+        self.output = linear(config.hidden_dim, 1, rng)
+        self.dtype = config.product_type
 
     def frozen_value(self, x: Tensor, a: Tensor, index: Tensor | None = None) -> Tensor:
         """D(x, a_index) (B,) with gradient to x alone: the critic's own weights are constants here."""
         hidden, output = self.hidden, self.output
-        pre = parted_linear(x, a, index, hidden.weight.detach(), hidden.bias.detach())
+        pre = parted_linear(x, a, index, hidden.weight.detach(), hidden.bias.detach(), self.dtype)
         return F.linear(F.leaky_relu(pre, SLOPE), output.weight.detach(), output.bias.detach()).squeeze(1)
 
     def loss(
@@ -52,7 +53,10 @@ class Critic(nn.Module):
         Returns:
             The Wasserstein loss and mean (‖∇ₓD‖ − 1)², scalars.
         """
-        return wasserstein_and_penalty(real, fake, a, index, mix, *self.hidden.parameters(), *self.output.parameters())
+        hidden, output = self.hidden, self.output
+        return wasserstein_and_penalty(
+            real, fake, a, index, mix, hidden.weight, hidden.bias, output.weight, output.bias, self.dtype
+        )
 
 
 G = TypeVar("G", bound=GanConfig)
@@ -65,7 +69,7 @@ class AdversarialBackbone(Backbone[G]):
     def __init__(self, sizes: Sizes, config: G, teacher: EmbeddingClassifier, rng: torch.Generator) -> None:
         super().__init__(sizes, config, teacher)
         self.generator = SemanticGenerator(sizes, config, self.noise_dim, rng)
-        self.critic = Critic(sizes, config.hidden_dim, rng)
+        self.critic = Critic(sizes, config, rng)
         self.add_parts(rng)
         self.to(next(teacher.parameters()).device)
         self._critic_optimizer = Adam(self.critic_parameters(), config.generator_lr)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, SemanticGenerator, Sizes
 from d3tune.method.networks import EmbeddingClassifier, linear
-from d3tune.method.parted import SLOPE, parted_linear, rows_of
+from d3tune.method.parted import SLOPE, affine, parted_linear, rows_of
 
 LOG_VARIANCE_BOUND = 8.0
 RESIDUAL_DECAY = 0.99
@@ -38,15 +38,17 @@ class VaeConfig(GeneratorConfig):
 class Encoder(nn.Module):
     """[x; a] → hidden LeakyReLU(.2) → μ and log σ², the latter clamped to ±8."""
 
-    def __init__(self, sizes: Sizes, hidden_dim: int, latent_dim: int, rng: torch.Generator) -> None:
+    def __init__(self, sizes: Sizes, config: GeneratorConfig, latent_dim: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.hidden = linear(sizes.n_features + sizes.n_semantics, hidden_dim, rng)
-        self.output = linear(hidden_dim, 2 * latent_dim, rng)
+        self.hidden = linear(sizes.n_features + sizes.n_semantics, config.hidden_dim, rng)
+        self.output = linear(config.hidden_dim, 2 * latent_dim, rng)
+        self.dtype = config.product_type
 
     def forward(self, x: Tensor, a: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (B, X) and semantics (B, A), or (C, A) with an index (B,), to μ and log σ² (B, latent)."""
-        h = F.leaky_relu(parted_linear(x, a, index, self.hidden.weight, self.hidden.bias), SLOPE)
-        mean, log_variance = self.output(h).chunk(2, dim=1)
+        h = F.leaky_relu(parted_linear(x, a, index, self.hidden.weight, self.hidden.bias, self.dtype), SLOPE)
+        both = affine(h, self.output.weight, self.output.bias, self.dtype)
+        mean, log_variance = both.chunk(2, dim=1)
         return mean, log_variance.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
 
 
@@ -67,7 +69,7 @@ class Vae(Backbone[VaeConfig]):
     def __init__(self, sizes: Sizes, config: VaeConfig, teacher: EmbeddingClassifier, rng: torch.Generator) -> None:
         super().__init__(sizes, config, teacher)
         self._latent_dim = config.noise_dim or sizes.n_semantics
-        self.encoder = Encoder(sizes, config.hidden_dim, self._latent_dim, rng)
+        self.encoder = Encoder(sizes, config, self._latent_dim, rng)
         self.decoder = SemanticGenerator(sizes, config, self._latent_dim, rng)
         self.register_buffer("step", torch.zeros(()))
         self.register_buffer("residual_variance", torch.zeros(sizes.n_features))

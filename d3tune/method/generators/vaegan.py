@@ -53,7 +53,7 @@ class Vaegan(AdversarialBackbone[VaeganConfig]):
     def add_parts(self, rng: torch.Generator) -> None:
         """The encoder and the semantic decoder, with one record of errors for real and one for synthetic rows."""
         config, sizes = self.config, self.sizes
-        self.encoder = Encoder(sizes, config.hidden_dim, self.noise_dim, rng)
+        self.encoder = Encoder(sizes, config, self.noise_dim, rng)
         self.decoder = SemanticDecoder(sizes.n_features, config.decoder_dim, sizes.n_semantics, rng)
         in_batch = config.fidelity == "official"
         arguments = (sizes.n_seen, sizes.n_semantics, config.remse_p, config.remse_p2, in_batch)
