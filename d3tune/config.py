@@ -199,6 +199,7 @@ class Resources(BaseModel):
         concurrency: most trials at once; None = as many as fit.
         executor: ``ray``, or ``local``: one trial after another in this process.
         address: a Ray cluster to join; None starts a private one.
+        compile: whether torch compiles the losses of generative backbones; for GPUs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -208,6 +209,7 @@ class Resources(BaseModel):
     concurrency: int | None = Field(None, ge=1, le=100_000)
     executor: Literal["ray", "local"] = "ray"
     address: str | None = None
+    compile: bool = False
 
     @property
     def threads(self) -> int:

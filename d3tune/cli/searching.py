@@ -64,6 +64,9 @@ def search(
         str | None, typer.Option(help="A trial without a report for this long failed: 10m, 1h; none.")
     ] = None,
     keep_weights: Annotated[int, typer.Option(help="Keep the weights of so many of the best trials.")] = 3,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the losses, for GPUs: minutes a trial, then faster steps.")
+    ] = False,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; under $D3TUNE_HOME/runs.")] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Go on in --run-dir with this changed space.")] = False,
     tracking_uri: TrackingUri = None,
@@ -86,6 +89,7 @@ def search(
             tracking_uri=tracking_uri,
             trial_timeout=trial_timeout,
             keep_weights=keep_weights,
+            compile=compiled,
         ),
         time,
     )
@@ -130,6 +134,7 @@ def resume(
     ] = None,
     trial_timeout: Annotated[str | None, typer.Option(help="10m, 1h, or none" + RESUMED)] = None,
     keep_weights: Annotated[int | None, typer.Option(help="Of how many of the best trials" + RESUMED)] = None,
+    compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="The losses" + RESUMED)] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None,
     as_json: Json = False,
 ) -> None:
@@ -149,6 +154,7 @@ def resume(
         "baselines": baselines,
         "trial_timeout": trial_timeout,
         "keep_weights": keep_weights,
+        "compile": compiled,
         "tracking_uri": tracking_uri,
     }
     plan = resumed_plan(opened, given, trials, time, retry_failed)

@@ -1,7 +1,7 @@
 """D³GZSL training: teacher, then generator and student together, read by heads at each evaluation."""
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from d3tune.data.tensors import Tensors
 from d3tune.method import state
 from d3tune.method.adam import Adam
 from d3tune.method.closed_form import RidgeAnchor, class_means
+from d3tune.method.compiling import compiled
 from d3tune.method.distillation import ood_score
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.generators.base import Backbone, Batch, Drawn, GeneratorConfig, Sizes
@@ -33,7 +34,14 @@ class Training(Trainer):
 
     config: GeneratorConfig
 
-    def __init__(self, tensors: Tensors, backbone: BackboneEntry, config: GeneratorConfig, seed: int) -> None:
+    def __init__(
+        self,
+        tensors: Tensors,
+        backbone: BackboneEntry,
+        config: GeneratorConfig,
+        seed: int,
+        compile_losses: bool = False,
+    ) -> None:
         """Train the teacher and initialise the rest.
 
         Args:
@@ -41,6 +49,7 @@ class Training(Trainer):
             backbone: which generator.
             config: an instance of ``backbone.config``.
             seed: of weights, batches and noise.
+            compile_losses: see `d3tune.method.compiling`.
         """
         super().__init__(tensors, config, seed)
         device = tensors.train_x.device
@@ -60,6 +69,9 @@ class Training(Trainer):
         self._student_optimizer = Adam(list(self.student.parameters()), config.student_lr)
         self._step_y = self._unseen_labels(config.n_synthetic_step)
         self._reader = HeadReader(tensors, config, seed)
+        self._loss: Callable[..., Any] = self._joint_loss
+        if compile_losses:
+            self._compile(device)
 
     def evaluate(self, heads: Sequence[str] | None = None, seen_offset: float | None = None) -> Evaluation:
         """See `Trainer.evaluate`."""
@@ -131,12 +143,16 @@ class Training(Trainer):
                 self._step_student_alone(batch)
         drawn = self.backbone.draw(len(batches[-1].y), self._rng)
         noise = self.backbone.draw_noise(len(self._step_y), self._rng) if self.config.uses_d3 else None
-        total, parts = self._joint_loss(batches[-1], drawn, noise)
+        total, parts = self._loss(batches[-1], drawn, noise)
         losses |= parts
         # the critic's and its kind's weights take part and are not changed
         descend(total, self._generator_optimizer, self._student_optimizer)
         self.backbone.after_update()
         return losses
+
+    def _compile(self, device: torch.device) -> None:
+        self._loss = compiled(self._joint_loss, device)
+        self.backbone.compile_losses(lambda loss: compiled(loss, device))
 
     def _joint_loss(self, batch: Batch, drawn: Drawn, noise: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """L_gen, plus the D³ terms on fakes of the noise where there is some; a function of its arguments."""
@@ -192,7 +208,9 @@ class Training(Trainer):
         }
 
 
-def start_training(backbone: BackboneEntry, tensors: Tensors, config: TrialConfig, seed: int) -> Trainer:
+def start_training(
+    backbone: BackboneEntry, tensors: Tensors, config: TrialConfig, seed: int, compile_losses: bool = False
+) -> Trainer:
     """Begin the training of any backbone.
 
     Args:
@@ -200,11 +218,12 @@ def start_training(backbone: BackboneEntry, tensors: Tensors, config: TrialConfi
         tensors: of a protocol view, all on one device.
         config: an instance of ``backbone.config``.
         seed: of weights, batches and noise.
+        compile_losses: of generative backbones, see `d3tune.method.compiling`.
     """
     if backbone.start is not None:
         trainer: Trainer = backbone.start(tensors, config, seed)
         return trainer
-    return Training(tensors, backbone, cast(GeneratorConfig, config), seed)
+    return Training(tensors, backbone, cast(GeneratorConfig, config), seed, compile_losses)
 
 
 def _drift(x: Tensor, y: Tensor, synthetic: Synthetic, sizes: Sizes) -> float:

@@ -15,6 +15,7 @@ from d3tune.data.dataset import Protocol, ProtocolView
 from d3tune.data.prepared import open_prepared
 from d3tune.data.tensors import Tensors, class_semantics, load_tensors
 from d3tune.errors import RunError
+from d3tune.method.compiling import begin_anew
 from d3tune.method.generators import load_backbone
 from d3tune.method.memory import keep_freed_memory
 from d3tune.method.trainer import Trainer
@@ -36,6 +37,7 @@ class TrainingJob:
         objective: what is maximised on validation.
         splits: validation draws.
         protocol: what selects: validation, or published, which looks at the test sets at every evaluation.
+        compile: whether losses are compiled.
     """
 
     backbone: str
@@ -48,6 +50,7 @@ class TrainingJob:
     objective: Objective = "H"
     splits: tuple[int, ...] = (0,)
     protocol: SelectionProtocol = "validation"
+    compile: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -80,7 +83,9 @@ class TrainingJob:
             )
             for split in splits
         ]
-        return [start_training(backbone, view, config, self.seed) for view in tensors]
+        if self.compile:
+            begin_anew()
+        return [start_training(backbone, view, config, self.seed, self.compile) for view in tensors]
 
 
 def describe_worker(job: TrainingJob) -> dict[str, str]:
@@ -92,6 +97,7 @@ def describe_worker(job: TrainingJob) -> dict[str, str]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": str(job.threads),
         "device": torch.cuda.get_device_name() if job.device == "cuda" and torch.cuda.is_available() else "cpu",
+        **({"compiled": "yes"} if job.compile else {}),
     }
 
 

@@ -35,6 +35,7 @@ class PlanOptions(BaseModel):
     tracking_uri: str | None = None
     trial_timeout: str | float | None = None
     keep_weights: int = 3
+    compile: bool = False
 
 
 def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed: int = 0) -> Plan:
@@ -89,6 +90,7 @@ def _resources(options: PlanOptions) -> Resources:
         concurrency=options.concurrency,
         executor=cast(Any, options.executor),
         address=options.address,
+        compile=options.compile,
     )
 
 

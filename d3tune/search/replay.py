@@ -85,7 +85,8 @@ def replay_trial(run: RunDirectory, number: int, say: Callable[[str], None]) -> 
 def _job(run: RunDirectory, trial: FrozenTrial, worker: dict[str, str]) -> TrainingJob:
     threads = int(worker.get("threads", "1"))
     device = 1.0 if worker.get("device", "cpu") != "cpu" else 0.0
-    resources = Resources(cpus_per_trial=threads, gpus_per_trial=device, executor="local")
+    compiled = "compiled" in worker
+    resources = Resources(cpus_per_trial=threads, gpus_per_trial=device, executor="local", compile=compiled)
     return training_job(run, trial.user_attrs[CONFIG_ATTR], resources)
 
 

@@ -264,6 +264,7 @@ def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources
         objective=run.search.objective,
         splits=run.search.splits,
         protocol=run.search.protocol,
+        compile=resources.compile,
     )
 
 

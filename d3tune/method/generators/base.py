@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -190,6 +190,9 @@ class Backbone(nn.Module, ABC, Generic[C]):
 
     def after_update(self) -> None:
         """What follows the optimiser's step, e.g. averaging weights; by default nothing."""
+
+    def compile_losses(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put compiled forms in the place of losses that `prepare` uses; by default there are none."""
 
     def own_optimizers(self) -> dict[str, Adam]:
         """Optimisers that `prepare` steps itself, by name; part of the training's state."""

@@ -1,7 +1,7 @@
 """The `gan` backbone: f-CLSWGAN (Xian et al., CVPR 2018), a conditional Wasserstein GAN with gradient penalty."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,7 @@ class AdversarialBackbone(Backbone[G]):
         self.generator = SemanticGenerator(sizes, config, self.noise_dim, rng)
         self.critic = Critic(sizes, config, rng)
         self.add_parts(rng)
+        self._critic_loss: Callable[..., Any] = self.critic_loss
         self.to(next(teacher.parameters()).device)
         self._critic_optimizer = Adam(self.critic_parameters(), config.generator_lr)
 
@@ -109,6 +110,10 @@ class AdversarialBackbone(Backbone[G]):
         """
         return fake.new_zeros(()), {}
 
+    def compile_losses(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """The loss of a critic step."""
+        self._critic_loss = compiled(self.critic_loss)
+
     def own_optimizers(self) -> dict[str, Adam]:
         """The critic's Adam."""
         return {"critic": self._critic_optimizer}
@@ -126,7 +131,7 @@ class AdversarialBackbone(Backbone[G]):
         totals: Losses = {}
         for batch, fake in zip(batches, torch.split(fakes, [len(batch.x) for batch in batches]), strict=True):
             mix = torch.rand(len(fake), 1, generator=rng, device=fake.device)
-            total, parts = self.critic_loss(batch, fake, mix)
+            total, parts = self._critic_loss(batch, fake, mix)
             descend(total, self._critic_optimizer)
             for name, loss in parts.items():
                 totals[name] = totals.get(name, 0) + loss / len(batches)
