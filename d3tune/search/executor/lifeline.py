@@ -3,14 +3,12 @@
 import _thread
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from d3tune.search.executor import StopSignal
-from d3tune.search.executor.processes import alive, descendants, left_of, processes
+from d3tune.search.executor.processes import alive, descendants, left_of, processes, program
 
 POLL_SECONDS = 0.5
 # Ray takes up to ten seconds to close what is left of it
@@ -32,19 +30,16 @@ class Lifeline:
         """Begin to watch.
 
         Args:
-            names: of the programs, all of them children of this process or none, and then nothing is watched.
+            names: of the programs, each of which this process has started.
             abandon: called with ``lost`` where the main thread is stuck, before this process is ended.
         """
         self.lost, self.stop = "", StopSignal()
         self._abandon = abandon
-        self._vital = {
-            pid: name
-            for pid, (parent, command) in processes().items()
-            for name in names
-            if parent == os.getpid() and Path(command.partition(" ")[0]).name == name
-        }
-        # one that has ended before it could be seen is lost too
-        self._missing = set(names) - set(self._vital.values()) if self._vital else set()
+        table = processes()
+        children = [pid for pid, (parent, _) in table.items() if parent == os.getpid()]
+        self._vital = {pid: name for pid in children if (name := program(pid)) in names}
+        # one that has ended before it could be seen is lost too; without a /proc none can be seen
+        self._missing = [name for name in names if table and name not in self._vital.values()]
         self._closing, self._closed = threading.Event(), threading.Event()
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
@@ -61,7 +56,7 @@ class Lifeline:
                 os.kill(pid, signal.SIGKILL)
 
     def _watch(self) -> None:
-        while self._vital and not self._closing.wait(POLL_SECONDS):
+        while not self._closing.wait(POLL_SECONDS):
             lost = " and ".join([*self._missing, *(name for pid, name in self._vital.items() if not alive(pid))])
             # unless it ended while the last line was read, because it should
             if lost and not self._closing.is_set():
@@ -69,6 +64,5 @@ class Lifeline:
                 _thread.interrupt_main()
                 if not self._closed.wait(PATIENCE):
                     self._abandon(self.lost)
-                    sys.stderr.flush()
                     os._exit(1)
                 return

@@ -32,6 +32,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def program(pid: int) -> str:
+    """The name of the program that a process runs; empty where it has ended."""
+    try:
+        command = (Path("/proc") / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return ""
+    # of the first word alone: its folder may have blanks in its name
+    return Path(command.split(b"\0")[0].decode(errors="replace")).name
+
+
 def descendants(root: int) -> dict[int, str]:
     """Live processes below one, and their command lines."""
     table, below = processes(), {root}

@@ -51,7 +51,9 @@ class RayExecutor:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
-            self._lifeline = Lifeline(("raylet", "gcs_server"), self._abandon)
+            # a cluster's programs are not this process's to watch
+            if resources.address is None:
+                self._lifeline = Lifeline(("raylet", "gcs_server"), self._abandon)
             self.concurrency = self._fitting()
         except BaseException:
             self.close()
