@@ -132,7 +132,6 @@ class Mirror:
         self._closed: dict[int, str] = {}
         self._states: dict[int, str] = {}
         self._with_params: set[int] = set()
-        self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._ending = False
@@ -161,17 +160,16 @@ class Mirror:
         self._thread.start()
 
     def sync(self) -> None:
-        """Write everything the study has and MLflow has not."""
-        with self._lock:
-            try:
-                self._open()
-                for trial in self._ledger.trials():
-                    if self._closed.get(trial.number) != trial.state.name:
-                        self._write_trial(trial)
-            except Exception:
-                # a run may have been created although its answer was lost: look all runs up again
-                self._client = None
-                raise
+        """Write everything the study has and MLflow has not; one thread at a time calls it."""
+        try:
+            self._open()
+            for trial in self._ledger.trials():
+                if self._closed.get(trial.number) != trial.state.name:
+                    self._write_trial(trial)
+        except Exception:
+            # a run may have been created although its answer was lost: look all runs up again
+            self._client = None
+            raise
 
     def finish(
         self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path] = (), patience: float = 15.0
