@@ -362,9 +362,17 @@ def _log(
     labels = [RunTag(key, value) for key, value in (tags or {}).items()]
     while metrics or pairs or labels:
         n_pairs = min(len(pairs), PARAMS_PER_BATCH)
-        n_metrics = min(len(metrics), METRICS_PER_BATCH - n_pairs - len(labels))
+        n_metrics = _whole_steps([metric.step for metric in metrics], METRICS_PER_BATCH - n_pairs - len(labels))
         client.log_batch(run_id, metrics=metrics[:n_metrics], params=pairs[:n_pairs], tags=labels)
         metrics, pairs, labels = metrics[n_metrics:], pairs[n_pairs:], []
+
+
+def _whole_steps(steps: Sequence[int], most: int) -> int:
+    """How many values go into a batch: of a step that is there in part, a later process would write that part twice."""
+    if len(steps) <= most:
+        return len(steps)
+    # one step may be more than a batch
+    return steps.index(steps[most]) or most
 
 
 def mirrored_metrics(report: Report) -> dict[str, float]:

@@ -1,0 +1,207 @@
+"""The mirror over a real store, whatever the store refuses meanwhile: nothing twice, nothing closed too early."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from d3tune.config import SearchConfig
+from d3tune.search import tracking
+from d3tune.search.executor import StopSignal
+from d3tune.search.mirrored import mirror_faults
+from d3tune.search.reports import Report
+from d3tune.search.run import RunDirectory
+from d3tune.search.search import Outcome
+from d3tune.search.study import Ledger
+from d3tune.search.tracking import METRICS_PER_BATCH, Mirror
+
+# MLflow on SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+Open = Callable[..., Ledger]
+MakeReport = Callable[[int, float], Report]
+STEPS = (10, 20, 30, 40)
+SEARCH = SearchConfig(dataset="toy", dataset_hash="0", semantics="att10", features="res101", backbone="gan")
+UID = "0123"
+
+
+@pytest.fixture
+def store(mlflow_template: Path, tmp_path: Path, isolated: Path) -> str:
+    """A store of this test's own."""
+    (tmp_path / "store.db").write_bytes(mlflow_template.read_bytes())
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is tried again at once."""
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.01)
+
+
+def mirror(store: str, ledger: Ledger) -> Mirror:
+    """As a process that has just started makes it."""
+    return Mirror(store, ledger, SEARCH, UID, "run")
+
+
+def train(ledger: Ledger, reports: list[Report], complete: bool = True) -> int:
+    assignment = ledger.next_trial(100)
+    assert assignment is not None
+    for item in reports:
+        assert not ledger.report(assignment.number, item)
+    if complete:
+        ledger.complete(assignment.number)
+    return assignment.number
+
+
+def faults(store: str, ledger: Ledger, settled: bool = True) -> list[str]:
+    return mirror_faults(store, UID, SEARCH, ledger.trials(), settled=settled, closed=True)
+
+
+def runs(store: str) -> list[Any]:
+    client = MlflowClient(store)
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(ids, f"tags.`{tracking.RUN_TAG}` = '{UID}'", max_results=1000))
+
+
+def child(store: str, number: int) -> Any:
+    (found,) = (run for run in runs(store) if run.data.tags.get(tracking.TRIAL_TAG) == str(number))
+    return found
+
+
+def parent(store: str) -> Any:
+    (found,) = (run for run in runs(store) if tracking.TRIAL_TAG not in run.data.tags)
+    return found
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str, refused: Callable[[int], bool]) -> list[int]:
+    """Let MLflow's client refuse some calls, counted from 1; returns how many there were."""
+    do, calls = getattr(MlflowClient, name), [0]
+
+    def limited(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if refused(calls[0]):
+            raise ConnectionError("refused")
+        return do(*arguments, **options)
+
+    monkeypatch.setattr(MlflowClient, name, limited)
+    return calls
+
+
+@pytest.mark.parametrize("refused", [{1}, {1, 2, 3}, {2}])
+def test_what_is_refused_at_the_end_is_tried_again(
+    refused: set[int], store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(pruner="none")
+    train(ledger, [report(step, 0.5) for step in STEPS])
+    refuse(monkeypatch, "log_batch", lambda call: call in refused)
+    assert mirror(store, ledger).finish("done", {"val/H": 0.5}, patience=100) is None
+    assert faults(store, ledger) == []
+    assert parent(store).info.status == "FINISHED"
+    assert parent(store).data.metrics == {"val/H": 0.5}
+
+
+def test_it_is_given_up_when_patience_is_over_and_the_reason_is_told(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(pruner="none")
+    train(ledger, [report(step, 0.5) for step in STEPS])
+
+    def always(call: int) -> bool:
+        if call > 50:
+            # no `Exception`, which the mirror would take for the store's trouble
+            pytest.fail("it is not given up")
+        return True
+
+    refuse(monkeypatch, "create_run", always)
+    assert mirror(store, ledger).finish("done", {}, patience=0.0) == "refused"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and never answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_thread_that_waits_for_a_server_is_left_behind(silent: str, open_ledger: Open) -> None:
+    waiting = mirror(silent, open_ledger())
+    waiting.start()
+    assert waiting.finish("done", {}, patience=0.1) == "no answer within 0.1 s"
+
+
+def test_a_search_that_is_interrupted_waits_less_for_a_server(
+    silent: str, toy_run: Callable[..., RunDirectory], carry_out: Callable[..., Outcome]
+) -> None:
+    run, said = toy_run(), list[str]()
+    outcome = carry_out(run, stop=StopSignal(requested=True), tracking_uri=silent, said=said)
+    assert outcome.interrupted
+    assert not outcome.mirrored
+    (line,) = (line for line in said if "is not complete" in line)
+    assert line.startswith(f"MLflow at {silent} is not complete (no answer within 2 s); ")
+
+
+def test_runs_are_found_again_on_whichever_page_they_are(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = MlflowClient.search_runs
+    pages = list[int]()
+
+    def short(*arguments: Any, max_results: int, **options: Any) -> Any:
+        page = search(*arguments, max_results=min(max_results, 2), **options)
+        pages.append(len(page))
+        return page
+
+    ledger = open_ledger(pruner="none")
+    for _ in range(4):
+        train(ledger, [report(step, 0.5) for step in STEPS])
+    train(ledger, [report(10, 0.5)], complete=False)
+    assert mirror(store, ledger).finish("interrupted", {}) is None
+    before = {run.info.run_id for run in runs(store)}
+    assert len(before) == 1 + 5
+    with monkeypatch.context() as context:
+        context.setattr(MlflowClient, "search_runs", short)
+        assert mirror(store, ledger).finish("interrupted", {}) is None
+        assert pages == [2, 2, 2]
+        assert faults(store, ledger, settled=False) == []
+        ledger.fail(4, "so that all is settled")
+        assert mirror(store, ledger).finish("done", {}) is None
+        assert faults(store, ledger) == []
+    assert {run.info.run_id for run in runs(store)} == before
+
+
+def test_a_trial_is_closed_after_all_of_it_is_written_and_what_was_refused_is_written_once(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than one batch, of which the second is refused: a later process takes what is closed for finished."""
+    n = METRICS_PER_BATCH // 3
+    ledger = open_ledger(pruner="none")
+    plain = [report(step, step / 100) for step in STEPS]
+    extra = {f"loss/part{index}": 0.5 for index in range(n)}
+    number = train(ledger, [Report(r.update, r.value, r.head, {**r.metrics, **extra}, r.seconds) for r in plain])
+    with monkeypatch.context() as context:
+        # the parent's batch is the first
+        refuse(context, "log_batch", lambda call: call == 3)
+        with pytest.raises(ConnectionError):
+            mirror(store, ledger).sync()
+    half = child(store, number)
+    assert len(half.data.metrics) > 0
+    assert half.info.status == "RUNNING"
+    assert mirror(store, ledger).finish("done", {}) is None
+    assert child(store, number).info.status == "FINISHED"
+    assert faults(store, ledger) == []
+
+
+def test_a_run_that_goes_on_is_running_again(store: str, open_ledger: Open, report: MakeReport) -> None:
+    ledger = open_ledger(pruner="none")
+    number = train(ledger, [report(10, 0.5)], complete=False)
+    assert mirror(store, ledger).finish("interrupted", {}) is None
+    assert [child(store, number).info.status, parent(store).info.status] == ["KILLED", "KILLED"]
+    assert child(store, number).data.tags[tracking.STATE_TAG] == "INTERRUPTED"
+    again = open_ledger(pruner="none")
+    mirror(store, again).sync()
+    assert [child(store, number).info.status, parent(store).info.status] == ["RUNNING", "RUNNING"]
