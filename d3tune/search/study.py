@@ -206,7 +206,7 @@ class Ledger:
         """
         everyone = self.study.get_trials(deepcopy=False)
         retried = {trial.user_attrs.get(RETRY_ATTR) for trial in everyone}
-        failed = [t for t in everyone if t.state == TrialState.FAIL and t.number not in retried and t.params]
+        failed = [t for t in everyone if t.state == TrialState.FAIL and t.number not in retried]
         for trial in failed[:count]:
             params = fitting_params(self._space, trial.params)
             self.study.enqueue_trial(params, user_attrs={RETRY_ATTR: trial.number})
