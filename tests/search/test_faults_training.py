@@ -1,6 +1,8 @@
 """Faults within a training: what is not finite, and what raises, costs its trial alone and is named."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from d3tune.method import training
 from d3tune.method.generators.gan import Gan
 from d3tune.method.heads import HeadReader
 from d3tune.method.training import Training
+from d3tune.search.request import Request, prepare_run
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome
 from d3tune.search.study import read_trials
@@ -179,3 +182,21 @@ def test_the_most_frequent_reason_is_given_where_every_trial_fails(
     # the next trials may do better
     carry_out(run, trials=6)
     sound(run, 6)
+
+
+def test_semantics_without_a_scale_are_a_divergence_of_gaussian(
+    isolated: Path, mlflow_template: Path, tmp_path: Path, write_toy: Callable[..., Path], carry_out: CarryOut
+) -> None:
+    """Most seen classes share theirs: their median distance, the width of the kernel, is 0."""
+    isolated.mkdir()
+    shutil.copy(mlflow_template, isolated / "mlflow.db")
+
+    def share(content: dict[str, Any]) -> None:
+        content["att"][:, :11] = content["att"][:, :1]
+
+    where = write_toy(tmp_path / "toy", share)
+    request = Request("toy", "gaussian", data_dir=where, settings=("kernel=rbf",), warm_start=("none",))
+    run, _ = prepare_run(request)
+    with pytest.raises(NoUsableTrialError, match="most often with: diverged: a score of head discriminant is not fin"):
+        carry_out(run, trials=2)
+    assert [trial.state for trial in read_trials(run.journal)] == [TrialState.FAIL] * 2
