@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+MANY = 20
+
 
 class D3TuneError(Exception):
     """An error with a message for the user; the command line prints it alone, without a traceback.
@@ -15,7 +17,7 @@ class D3TuneError(Exception):
 
 
 class UsageError(D3TuneError):
-    """What was asked for is wrong: an unknown name, an illegal value, a request that cannot be met."""
+    """What was asked for is wrong: an unknown name, a missing file, an illegal value, what cannot be met."""
 
     exit_code = 2
 
@@ -25,7 +27,7 @@ class DatasetError(UsageError):
 
 
 class RunError(D3TuneError):
-    """A run directory is missing, damaged, in use, or of another search."""
+    """A run directory is damaged, in use, or of another search."""
 
 
 class NoUsableTrialError(D3TuneError):
@@ -42,12 +44,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
         known: every name that would have been right.
 
     Returns:
-        ``"; did you mean 'x'?"`` where one is close, else ``"; known: a, b, c"``.
+        ``"; did you mean 'x'?"`` where one is close, else ``"; known: a, b, c"``, of many only the nearest.
     """
     known = list(known)
     close = difflib.get_close_matches(name.lower(), known, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
+    if len(known) > MANY:
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
+        return f"; nearest of {len(known)}: {', '.join(near)}"
     return f"; known: {', '.join(known)}" if known else ""
 
 

@@ -97,7 +97,7 @@ class Scope(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     datasets: list[str] | None = Field(
-        None, min_length=1, description="dataset names; 'hanzi' covers hanzi/0 to hanzi/5"
+        None, min_length=1, description="dataset names, in any case; 'hanzi' covers hanzi/0 to hanzi/5"
     )
     max_features: int | None = Field(None, ge=1, description="feature widths up to this one")
 
@@ -109,7 +109,9 @@ class Scope(BaseModel):
 
     def covers(self, dataset: str, n_features: int) -> bool:
         """Whether the override applies to a dataset of this name and feature width."""
-        named = self.datasets is None or dataset in self.datasets or dataset.split("/")[0] in self.datasets
+        # a dataset's name is its folder's in lower case
+        names = None if self.datasets is None else [name.lower() for name in self.datasets]
+        named = names is None or dataset in names or dataset.split("/")[0] in names
         return named and (self.max_features is None or n_features <= self.max_features)
 
 

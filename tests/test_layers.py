@@ -11,7 +11,7 @@ import pytest
 
 # lowest first; modules of one layer may import each other
 LAYERS = (
-    {"errors", "files", "yamlfile", "config", "space"},
+    {"errors", "words", "files", "yamlfile", "config", "space"},
     {"data"},
     {"method"},
     {"search"},

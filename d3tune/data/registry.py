@@ -63,7 +63,8 @@ def find_dataset(name: str, data_dir: Path | None = None, semantics: str | None 
         The dataset; ``prepared_path`` says where its arrays lie.
 
     Raises:
-        DatasetError: it is unknown, incomplete, damaged or inconsistent, or a folder to look in cannot be read.
+        DatasetError: it is unknown, incomplete, damaged or inconsistent, or a folder to look in cannot be read or is
+            a dataset's own.
     """
     _check_name(name)
     _check_roots(data_dir)
@@ -98,7 +99,7 @@ def list_datasets(data_dir: Path | None = None) -> list[DatasetInfo]:
     """Every dataset that can be found, embedded ones first; only file headers are read.
 
     Raises:
-        DatasetError: a folder to look in cannot be read.
+        DatasetError: a folder to look in cannot be read, or is a dataset's own.
     """
     _check_roots(data_dir)
     infos = [_embedded_info(name) for name in EMBEDDED_NAMES]
@@ -145,6 +146,13 @@ def _check_roots(data_dir: Path | None) -> None:
             raise DatasetError(
                 f"{origin} {root}: {error.strerror}; name the folder that holds the datasets' folders"
             ) from None
+        own = [file for file in PAIR if (root / file).is_file()]
+        if own and not any((folder / file).is_file() for folder in _subfolders(root) for file in PAIR):
+            folder = root.resolve()
+            raise DatasetError(
+                f"{origin} {root}: holds {own[0]} itself; name the folder above it, {folder.parent}, "
+                f"and the dataset {folder.name.lower()}"
+            )
 
 
 def _search_path(data_dir: Path | None) -> list[Path]:

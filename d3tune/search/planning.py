@@ -15,6 +15,7 @@ from d3tune.search.run import PLAN_FILE, RunDirectory
 from d3tune.search.search import Plan
 from d3tune.search.study import read_trials
 from d3tune.search.tracking import store_uri
+from d3tune.words import plural
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -80,10 +81,10 @@ def _resources(options: PlanOptions) -> Resources:
     here = _gpus_here() if options.address is None else None
     wanted = gpus if gpus is not None else float(bool(here))
     if here is not None and wanted > here:
-        raise UsageError(f"--gpus-per-trial {wanted:g}: this machine has {here} GPUs")
+        raise UsageError(f"--gpus-per-trial {wanted:g}: this machine has {plural(here, 'GPU')}")
     cores = os.cpu_count() or 1
     if options.address is None and cpus > cores:
-        raise UsageError(f"--cpus-per-trial {cpus:g}: this machine has {cores} cores")
+        raise UsageError(f"--cpus-per-trial {cpus:g}: this machine has {plural(cores, 'core')}")
     return Resources(
         cpus_per_trial=cpus,
         gpus_per_trial=wanted,

@@ -24,6 +24,7 @@ from d3tune.search.confirm import (
 )
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
+from d3tune.words import plural
 from d3tune.yamlfile import read_yaml
 
 KEYS = {"format", "d3tune", "dataset", "backbone", "config", "selection", "test", "source"}
@@ -86,7 +87,7 @@ def train(
     first, last = selection.seeds[0], selection.seeds[-1]
     seeds = [*selection.seeds, *range(last + 1, last + 1 + n_seeds)][:n_seeds]
     budget = f"for {selection.updates} updates" if selection.protocol == "validation" else "for the full budget"
-    say(f"training on trainval {budget}, {n_seeds} seeds from {first}")
+    say(f"training on trainval {budget}, {plural(len(seeds), 'seed')} from {first}")
     result = evaluate(job, selection, seeds, executor, stop)
     identity = {
         "name": dataset.name,

@@ -308,6 +308,11 @@ def load_at(text: str, tmp_path: Path, width: int, said: list[str] | None = None
     return load_space("gan", GAN, "birds", width, path, None if said is None else said.append)
 
 
+def test_a_scope_names_datasets_in_any_case(tmp_path: Path) -> None:
+    assert load_at(OVERRIDDEN.replace("[cub]", "[BIRDS]"), tmp_path, 4096).fixed["updates"] == 50
+    assert load_at(OVERRIDDEN, tmp_path, 4096).fixed.get("updates") != 50
+
+
 def test_an_override_that_applies_says_what_it_replaces(tmp_path: Path) -> None:
     said: list[str] = []
     space = load_at(OVERRIDDEN, tmp_path, 256, said)
