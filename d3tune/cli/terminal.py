@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from d3tune.words import masked
+
 if TYPE_CHECKING:
     from d3tune.search.executor import StopSignal
 
@@ -18,13 +20,13 @@ def say(line: str) -> None:
     """One line for people: on stderr, so that stdout is data alone."""
     with suppress(OSError):
         # the terminal may be gone, which is no reason to end
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        print(masked(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def put(value: Any) -> None:
     """A command's result on stdout: text as it is, anything else as JSON."""
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    print(text)  # noqa: T201
+    print(masked(text))  # noqa: T201
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -40,6 +42,7 @@ def draining(stop: "StopSignal") -> Iterator[None]:
 
     def handle(number: int, frame: object) -> None:
         if stop.requested:
+            stop.at_once = True
             raise KeyboardInterrupt
         stop.requested = True
         say("stopping: trials end at their last checkpoint (again to stop at once)")

@@ -9,6 +9,9 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from d3tune.search.executor.processes import alive
 from d3tune.search.invariants import best_value, run_faults
 from d3tune.search.run import RunDirectory
 from d3tune.search.study import read_trials, reports_of
@@ -332,6 +336,7 @@ def test_a_search_that_is_told_to_stop_can_be_resumed(bench: Bench, how: str) ->
             os.killpg(command.process.pid, signal.SIGINT)
         assert command.end() == 130, command.err
         said = "".join(command.err)
+        assert command.err[-1].startswith("stopped; "), said
         assert "stopping: trials end at their last checkpoint" in said
         assert f"stopped; go on with: d3tune resume {bench.run.path}" in said
         assert "Traceback" not in said
@@ -340,6 +345,43 @@ def test_a_search_that_is_told_to_stop_can_be_resumed(bench: Bench, how: str) ->
     bench.hold.unlink()
     bench.resume()
     assert all(trial.state == TrialState.COMPLETE for trial in bench.check(3, 2, best_value(bench.run)))
+
+
+AT_ONCE = """
+import os, sys
+from pathlib import Path
+from d3tune.config import Resources
+from d3tune.search.executor import StopSignal, ray as module
+from d3tune.search.executor.ending import end_now
+from d3tune.search.executor.processes import descendants
+stop = StopSignal()
+executor = module.RayExecutor(Resources(concurrency=1), Path(sys.argv[1]), 0, stop)
+print(os.environ["TMPDIR"], *descendants(os.getpid()), flush=True)
+module.ray.shutdown = lambda: print("in order")
+stop.at_once = True
+executor.close()
+end_now(130)
+"""
+
+
+@pytest.mark.fault
+def test_a_ray_that_is_ended_at_once_is_killed_and_leaves_nothing(tmp_path: Path, commands: Any) -> None:
+    # Ray's sockets have long names
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        ended = subprocess.run(
+            [sys.executable, "-c", AT_ONCE, str(tmp_path / "log.txt")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**os.environ, "TMPDIR": folder},
+        )
+        assert ended.returncode == 130, ended.stderr
+        (line,) = ended.stdout.splitlines()
+        pids = [int(word) for word in line.split()[1:]]
+        assert len(pids) > 1
+        commands.until(lambda: not any(map(alive, pids)), "the end of all its processes")
+        assert list(Path(folder).glob("d3tune-*")) == []
 
 
 @pytest.mark.fault

@@ -3,12 +3,16 @@
 import signal
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
+import d3tune
 from d3tune.search.executor.watchdog import HUNG_FILE, found, watched
 
+SITE = Path(sysconfig.get_path("purelib"))
+SOURCE = Path(d3tune.__file__).parent
 PROGRAM = """
 import os, signal, sys, threading, time
 from pathlib import Path
@@ -58,7 +62,7 @@ def test_the_word_names_the_place_of_the_thread_that_trains_and_is_read_once(
 ) -> None:
     """Among several threads; where none is known to train, that of the first."""
     assert ended(tmp_path, caller) == 1
-    assert found(tmp_path / "trial", 0.5) == f"hung: no report within 0.5 s; it was at {place}"
+    assert found(tmp_path / "trial", 0.5) == f"hung: no report within 0.5 s; it was at {tmp_path}/{place}"
     assert found(tmp_path / "trial", 0.5) is None
     assert list((tmp_path / "trial").iterdir()) == []
 
@@ -82,3 +86,19 @@ def test_a_block_that_ends_in_time_leaves_nothing(limit: float | None, tmp_path:
     with watched(tmp_path / "trial", limit):
         assert [path.name for path in tmp_path.glob("trial/*")] == ([] if limit is None else [HUNG_FILE])
     assert list(tmp_path.glob("trial/*")) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        (SOURCE / "method" / "gan.py", "d3tune/method/gan.py"),
+        (SITE / "torch" / "nn" / "functional.py", "torch/nn/functional.py"),
+        (Path.home() / "mine" / "backbone.py", "mine/backbone.py"),
+        (Path("/nowhere/else.py"), "/nowhere/else.py"),
+    ],
+)
+def test_the_place_is_named_as_its_package_has_it(file: Path, shown: str, tmp_path: Path) -> None:
+    frames = f'  File "{file}", line 3 in loss\n  File "{SOURCE}/search/trial.py", line 9 in next_report\n'
+    (tmp_path / HUNG_FILE).write_text(f"Timeout (0:00:01)!\nThread 0x1 (most recent call first):\n{frames}")
+    assert found(tmp_path, 1.0) == f"hung: no report within 1 s; it was at {shown} line 3 in loss"
+    assert found(tmp_path, 1.0) is None

@@ -17,10 +17,12 @@ class StopSignal:
 
     Attributes:
         requested: whether it is set.
+        at_once: whether nothing more shall be waited for, whatever has begun.
         deadline: a `time.monotonic` value after which no new trial is given out; None for none.
     """
 
     requested: bool = False
+    at_once: bool = False
     deadline: float | None = None
 
 

@@ -2,13 +2,11 @@
 
 import _thread
 import os
-import signal
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from d3tune.search.executor import StopSignal
-from d3tune.search.executor.processes import alive, descendants, left_of, processes, program
+from d3tune.search.executor.processes import alive, descendants, kill, left_of, processes, program
 
 POLL_SECONDS = 0.5
 # Ray takes up to ten seconds to close what is left of it
@@ -51,9 +49,7 @@ class Lifeline:
     def close(self) -> None:
         """All is over and the main thread was not stuck; ends what lost its parent instead of being told to end."""
         self._closed.set()
-        for pid in left_of(self._below):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill(left_of(self._below))
 
     def _watch(self) -> None:
         while not self._closing.wait(POLL_SECONDS):

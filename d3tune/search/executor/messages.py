@@ -4,6 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+# said in every search: that its own Ray is closed to others, and that Tune kept no results, which the study does
+HARMLESS = ("Token authentication is enabled", "Failed to fetch metrics for")
+
 
 def send_to(path: Path) -> None:
     """Send what Ray logs and prints in this process to a file.
@@ -12,7 +15,9 @@ def send_to(path: Path) -> None:
         path: of the file; it is made with the first message.
     """
     logger = logging.getLogger("ray")
-    logger.handlers[:] = [logging.FileHandler(path, encoding="utf-8", delay=True)]
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.addFilter(lambda record: not record.getMessage().startswith(HARMLESS))
+    logger.handlers[:] = [handler]
     logger.propagate = False
 
     from ray._private import worker

@@ -1,9 +1,11 @@
 """Processes of this machine, and how a worker ends with the one that started it."""
 
 import ctypes
+import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -54,6 +56,13 @@ def left_of(seen: Mapping[int, str]) -> dict[int, str]:
     """Which of some processes still live, by id and command line; Ray's change theirs behind the colons."""
     table = processes()
     return {p: c for p, c in seen.items() if p in table and table[p][1].split("::")[0] == c.split("::")[0]}
+
+
+def kill(pids: Iterable[int]) -> None:
+    """End processes that this one started; one that is gone already is no error."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def end_with_parent() -> None:

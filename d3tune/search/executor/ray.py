@@ -1,6 +1,7 @@
 """The Ray executor: Ray Tune places trials on cores and GPUs, here or on a cluster; the study decides."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -13,9 +14,11 @@ from d3tune.errors import D3TuneError, UsageError
 from d3tune.search.executor import StopSignal, TrialQueue, messages
 from d3tune.search.executor.apart import ray_apart
 from d3tune.search.executor.bridge import WORKER_FAILURES, Drain, Fatal, StudyPruner, StudySearcher
+from d3tune.search.executor.ending import before_end
 from d3tune.search.executor.environment import ray, tune
 from d3tune.search.executor.lastwords import last_words
 from d3tune.search.executor.lifeline import Lifeline
+from d3tune.search.executor.processes import descendants, kill
 from d3tune.search.executor.temporary import TemporaryFolder
 from d3tune.search.executor.worker import TrialActor, call
 
@@ -27,19 +30,24 @@ NOTHING_LOST = "nothing recorded is lost: resume the run"
 class RayExecutor:
     """Runs trials with Ray Tune, in a private Ray of this process or on a cluster that is named."""
 
-    def __init__(self, resources: Resources, log_file: Path, num_gpus: int | None = None) -> None:
+    def __init__(
+        self, resources: Resources, log_file: Path, num_gpus: int | None = None, stop: StopSignal | None = None
+    ) -> None:
         """Start or join Ray.
 
         Args:
             resources: what a trial gets, how many at once, which cluster.
             log_file: where Ray's own messages go.
             num_gpus: logical GPUs of a private Ray; None detects the real ones.
+            stop: of the search, which may be told to stop while Ray starts.
 
         Raises:
             UsageError: a trial can never fit.
             D3TuneError: the cluster cannot be reached.
         """
         self._resources, self._log_file = resources, log_file
+        self._stop = stop or StopSignal()
+        self._not_ours = descendants(os.getpid())
         self._lifeline: Lifeline | None = None
         self._temporary = TemporaryFolder()
         messages.send_to(log_file)
@@ -126,14 +134,34 @@ class RayExecutor:
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
             lifeline.release()
-        ray.shutdown()
-        self._temporary.close()
+        try:
+            if not self._ends_at_once:
+                ray.shutdown()
+        finally:
+            # told so before, or while Ray was ending
+            if self._ends_at_once:
+                self._end_at_once()
+            else:
+                self._temporary.close()
         if lifeline is not None:
             lifeline.close()
             if lifeline.lost:
                 raise D3TuneError(self._lost(lifeline.lost))
 
+    @property
+    def _ends_at_once(self) -> bool:
+        """Whether a private Ray is killed instead of told to end, which takes seconds."""
+        return self._stop.at_once and self._resources.address is None
+
+    def _end_at_once(self) -> None:
+        """Kill the workers now and the rest with this process, where what is freed may ask Ray until then."""
+        ours = {pid: command for pid, command in descendants(os.getpid()).items() if pid not in self._not_ours}
+        kill(pid for pid, command in ours.items() if command.startswith("ray::"))
+        before_end(lambda: kill(descendants(os.getpid()).keys() - self._not_ours.keys()))
+        before_end(self._temporary.close)
+
     def _watch_for(self, stop: StopSignal) -> None:
+        self._stop = stop
         if self._lifeline is not None:
             self._lifeline.stop = stop
 

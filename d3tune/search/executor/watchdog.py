@@ -1,9 +1,12 @@
 """A watchdog in a worker process: a trial that hangs ends its process, and its successor says so."""
 
 import faulthandler
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import d3tune
 
 HUNG_FILE = "hung.txt"
 
@@ -57,11 +60,18 @@ def found(directory: Path, timeout: float | None) -> str | None:
 
 
 def _place(traceback: str) -> str:
-    """The innermost frame of the thread that trains, e.g. ``gan.py line 3 in loss``."""
+    """The innermost frame of the thread that trains, e.g. ``d3tune/method/gan.py line 3 in loss``."""
     threads = traceback.split("\n\n")
     training = next((text for text in threads if "in next_report" in text or "in _begin" in text), threads[0])
     frames = [line.strip() for line in training.splitlines() if line.strip().startswith("File ")]
     if not frames:
         return ""
     quoted = frames[0].split('"')
-    return frames[0] if len(quoted) < 3 else f"{Path(quoted[1]).name}{quoted[2].replace(', ', ' ', 1)}"
+    return frames[0] if len(quoted) < 3 else f"{_named(Path(quoted[1]))}{quoted[2].replace(', ', ' ', 1)}"
+
+
+def _named(path: Path) -> Path:
+    """A source file as its package has it: relative to where it was imported from, else to the user's folder."""
+    roots = [Path(d3tune.__file__).parents[1], *(Path(entry) for entry in sys.path if entry), Path.home()]
+    below = [path.relative_to(root) for root in roots if path.is_relative_to(root)]
+    return min(below, key=lambda relative: len(relative.parts), default=path)
