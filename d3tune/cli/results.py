@@ -30,7 +30,7 @@ def leaderboard(as_json: Json = False) -> None:
     from d3tune.results.leaderboard import leaderboard_rows
     from d3tune.results.text import leaderboard_text
 
-    rows = leaderboard_rows()
+    rows = leaderboard_rows(say)
     put(rows if as_json else leaderboard_text(rows))
 
 

@@ -22,7 +22,7 @@ def export_best(run: str | None, dataset: str | None, backbone: str | None, outp
         The path written.
 
     Raises:
-        UsageError: neither a run nor dataset and backbone are given, or the file exists.
+        UsageError: neither a run nor dataset and backbone are given, there is none of them, or the file exists.
         RunError: the run has no confirmed winner.
     """
     if (run is None) == (dataset is None or backbone is None):
@@ -32,7 +32,7 @@ def export_best(run: str | None, dataset: str | None, backbone: str | None, outp
         assert backbone is not None
         run = best_run(dataset, backbone)
         if run is None:
-            raise RunError(f"no confirmed run of {backbone} on {dataset}; d3tune leaderboard lists what there is")
+            raise UsageError(f"no confirmed run of {backbone} on {dataset}; d3tune leaderboard lists what there is")
     opened = open_run(run)
     if not opened.best.exists():
         raise RunError(f"{opened.path}: no confirmed winner yet; finish it with: {opened.resume_command}")

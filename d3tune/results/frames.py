@@ -55,6 +55,6 @@ def load_run(path: str | Path) -> Run:
     """Open a run by its directory, or by its name under ``$D3TUNE_HOME/runs``.
 
     Raises:
-        RunError: there is none.
+        UsageError: there is none.
     """
     return Run(open_run(str(path)))

@@ -1,5 +1,6 @@
 """The leaderboard: the best confirmed run for each dataset and backbone, chosen by validation."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from d3tune.search.summaries import summaries
@@ -27,14 +28,17 @@ COLUMNS = [
 ]
 
 
-def leaderboard_rows() -> list[dict[str, Any]]:
+def leaderboard_rows(say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """One row a dataset, semantics, features, protocol and backbone: the run with the largest confirmed H.
 
     Accuracies are in [0, 1], means over confirmation seeds. Runs are ranked by validation H; test-selected runs are
     rows of their own, with protocol ``published`` and no validation H.
+
+    Args:
+        say: takes one line for each run that is left out because its summary is damaged.
     """
     best: dict[tuple[str, ...], dict[str, Any]] = {}
-    for summary in summaries():
+    for summary in summaries(say):
         row = _row(summary)
         if row is None:
             continue

@@ -149,8 +149,24 @@ def mend(path: Path) -> str | None:
     Raises:
         RunError: a line in the middle is damaged.
     """
-    if not path.exists():
+    keep, what = _whole(path)
+    if what is not None:
+        _truncate(path, keep)
+    return what
+
+
+def unfinished(path: Path) -> str | None:
+    """What `mend` would cut off, or None, also where the journal cannot be read."""
+    try:
+        return _whole(path)[1]
+    except (OSError, ValueError):
         return None
+
+
+def _whole(path: Path) -> tuple[int, str | None]:
+    """How many bytes of a journal are whole, and what follows them."""
+    if not path.exists():
+        return 0, None
     with path.open("rb") as file:
         content = file.read()
     keep = content.rfind(b"\n") + 1
@@ -164,9 +180,7 @@ def mend(path: Path) -> str | None:
     begun = _unfinished_suggestion(content[:keep])
     if begun is not None:
         keep, what = begun, "a trial that was not wholly suggested"
-    if what is not None:
-        _truncate(path, keep)
-    return what
+    return keep, what
 
 
 def _unfinished_batch(content: bytes) -> int | None:
@@ -228,9 +242,9 @@ def _placed(line: bytes, number: int) -> Log:
     try:
         log = _parsed(line)
     except ValueError:
-        raise ValueError(f"line {number + 1} is not what was written; put an intact copy of the file there") from None
+        raise ValueError(f"line {number + 1} is not what was written") from None
     if log.get(LINE, number) != number:
-        raise ValueError(f"lines are missing before line {number + 1}; put an intact copy of the file there")
+        raise ValueError(f"lines are missing before line {number + 1}")
     return log
 
 

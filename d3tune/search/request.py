@@ -18,8 +18,9 @@ from d3tune.config import (
 )
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.registry import find_dataset, prepared_path
-from d3tune.errors import RunError, UsageError, one_of
+from d3tune.errors import RunError, UsageError, nearest, one_of
 from d3tune.method.generators import load_backbone
+from d3tune.search.extending import shortened
 from d3tune.search.run import RunDirectory, create_run, extend_run, open_run
 from d3tune.search.sampling import make_sampler
 from d3tune.space import Space, WarmStart, check_space, contains, load_space
@@ -53,7 +54,7 @@ def prepare_run(request: Request, say: Callable[[str], None] | None = None) -> t
 
     Args:
         request: what the user asked for.
-        say: takes one line on what the overrides of the user's own space replace.
+        say: takes one line on what the overrides of the user's own space replace, and on what an extension changes.
 
     Returns:
         The run and whether it is new.
@@ -68,19 +69,26 @@ def prepare_run(request: Request, say: Callable[[str], None] | None = None) -> t
     make_sampler(search.sampler, 0, 0)
     space = _resolved_space(request, dataset, backbone.config, say)
     if request.extend:
-        run, new = _extended(request, search, space, backbone.config), False
+        run, new = _extended(request, search, space, backbone.config, say), False
     else:
         run, new = create_run(request.run_dir, search, prepared_path(dataset), space)
     # of the same content; an earlier command may have found it elsewhere
     return replace(run, dataset_path=prepared_path(dataset)), new
 
 
-def _extended(request: Request, search: SearchConfig, space: Space, config: type[TrialConfig]) -> RunDirectory:
+def _extended(
+    request: Request, search: SearchConfig, space: Space, config: type[TrialConfig], say: Callable[[str], None] | None
+) -> RunDirectory:
     if request.run_dir is None:
         raise UsageError("--extend: needs --run-dir, the run to extend")
     run = open_run(str(request.run_dir))
     with run.owned():
-        return extend_run(run, search, space, config)
+        extended = extend_run(run, search, space, config)
+    if say is not None and extended.extensions == run.extensions:
+        say(f"{run.path}: nothing to extend, it is this search already")
+    elif say is not None:
+        say(f"{run.path}: extended ({shortened(list(extended.extensions[-1].changes))})")
+    return extended
 
 
 def located(run: RunDirectory, data_dir: Path | None) -> RunDirectory:
@@ -117,6 +125,8 @@ def parse_settings(settings: Sequence[str], config: type[TrialConfig], fixed: Ma
         if not equals or not key:
             raise UsageError(f"--set {setting}: write it as key=value")
         values[key.strip()] = parse_yaml(f"value: {value}", f"--set {setting}")["value"]
+    for key in (key for key in values if key not in config.model_fields):
+        raise UsageError(f"--set: unknown key '{key}'{nearest(key, config.model_fields)}; --set list shows all")
     validated(config, {**fixed, **values}, "--set")
     return values
 

@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
@@ -13,18 +13,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault
-from d3tune.errors import RunError, nearest
+from d3tune.errors import RunError, UsageError, nearest
 from d3tune.files import PROBE, home, parse_json, slug, writable_directory, write_json, write_new, write_text
-from d3tune.search.extending import Extension, differences, incompatible, shortened
+from d3tune.method.generators import load_backbone
+from d3tune.search.extending import Extension, differences, search_faults, shortened, space_faults
+from d3tune.search.faults import INTACT
 from d3tune.search.lock import owned, refuse_shared
 from d3tune.search.study import read_trials
-from d3tune.search.summaries import SUMMARY_FILE
+from d3tune.search.summaries import SUMMARY_FILE, damage, read_summary
 from d3tune.space import Space, space_from_dict
 from d3tune.yamlfile import dump_yaml, read_yaml
 
 FORMAT = 1
 RUN_FILE = "run.yaml"
-PLAN_FILE = "plan.json"
+PLAN_FILE, PLACE = "plan.json", "place"
 
 
 @dataclass(frozen=True)
@@ -103,24 +105,33 @@ class RunDirectory:
         return plan
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        """Remember what this command wants, for a later resume without options."""
-        write_json(self.path / PLAN_FILE, plan)
+        """Remember what this command wants, for a later resume without options, and where the run was; see `copied`."""
+        write_json(self.path / PLAN_FILE, {**plan, PLACE: str(self.path.resolve())})
 
     def load_space(self, config: type[TrialConfig]) -> Space:
-        """The frozen search space."""
-        return space_from_dict(self.space, config, f"{self.path / RUN_FILE}: space")
+        """The frozen search space.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        try:
+            return space_from_dict(self.space, config, f"{self.path / RUN_FILE}: space")
+        except UsageError as error:
+            raise RunError(f"{error}; {INTACT}") from None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write what the leaderboard and other readers need, without opening the study."""
         write_json(self.path / SUMMARY_FILE, summary)
 
     def read_summary(self) -> dict[str, Any] | None:
-        """What `write_summary` wrote last and where the run is, or None."""
-        try:
-            summary: dict[str, Any] = parse_json((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return {**summary, "path": str(self.path)} if isinstance(summary, dict) else None
+        """What `write_summary` wrote last and where the run is, or None, also where the file is damaged."""
+        summary = read_summary(self.path / SUMMARY_FILE)
+        return None if summary is None else {**summary, "path": str(self.path)}
+
+    @property
+    def summary_damage(self) -> str:
+        """One line where the summary is there but damaged; else empty."""
+        return damage(self.path / SUMMARY_FILE)
 
     def owned(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """Own the run: one process at a time writes to it; see `d3tune.search.lock`.
@@ -158,7 +169,7 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
     path = path.absolute()
     if (path / RUN_FILE).exists():
         run = open_run(str(path))
-        _refuse_difference(run, identity)
+        _refuse_difference(run, search, space)
         return run, False
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; give another --run-dir")
@@ -170,11 +181,10 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
     writable_directory(path, "give another --run-dir")
     refuse_shared(path)
     uid, created = secrets.token_hex(8), _now()
-    document = _document(uid, created, dataset_path, identity, ())
-    if not write_new(path / RUN_FILE, dump_yaml(document)):
+    if not write_new(path / RUN_FILE, _text(uid, created, dataset_path, identity, ())):
         # the same command at the same moment was first
         run = open_run(str(path))
-        _refuse_difference(run, identity)
+        _refuse_difference(run, search, space)
         return run, False
     return open_run(str(path)), True
 
@@ -198,7 +208,7 @@ def extend_run(run: RunDirectory, search: SearchConfig, space: Space, config: ty
     changed = differences(run.identity, wanted)
     if not changed:
         return run
-    refused = incompatible(run.search, run.load_space(config), search, space, config)
+    refused = _incompatible(run, search, space, config)
     if refused:
         raise RunError(
             f"{run.path}: cannot be extended by this, its trials would not be comparable ({shortened(refused)}); "
@@ -207,22 +217,58 @@ def extend_run(run: RunDirectory, search: SearchConfig, space: Space, config: ty
     trials = len(read_trials(run.journal)) if run.journal.exists() else 0
     extension = Extension(_now(), trials, tuple(changed), **run.identity)
     extensions = (*run.extensions, extension)
-    write_text(run.path / RUN_FILE, dump_yaml(_document(run.uid, run.created, run.dataset_path, wanted, extensions)))
+    write_text(run.path / RUN_FILE, _text(run.uid, run.created, run.dataset_path, wanted, extensions))
     return open_run(str(run.path))
+
+
+def copied_from(run: RunDirectory) -> Path | None:
+    """The run that a directory is a copy of: where its last command left it, there still is one of its identity.
+
+    None of a directory that was renamed or moved, and of one whose plan cannot be read.
+    """
+    try:
+        place = Path(str(run.read_plan()[PLACE]))
+        same = read_yaml(place / RUN_FILE).get("uid") == run.uid and not place.samefile(run.path)
+    except (RunError, UsageError, KeyError, OSError, ValueError):
+        return None
+    return place if same else None
+
+
+def as_itself(run: RunDirectory, say: Callable[[str], None]) -> RunDirectory:
+    """The run; a copy of another gets an identity of its own, or both would write into the same runs of MLflow.
+
+    Args:
+        run: the run; the caller owns it.
+        say: takes one line of a copy.
+    """
+    original = copied_from(run)
+    if original is None:
+        return run
+    say(f"{run.path}: a copy of {original}; it is a run of its own from now on, in MLflow too")
+    own = replace(run, uid=secrets.token_hex(8))
+    write_text(own.path / RUN_FILE, _text(own.uid, own.created, own.dataset_path, own.identity, own.extensions))
+    own.write_plan(own.read_plan())
+    return own
 
 
 def open_run(name: str) -> RunDirectory:
     """Open a run by its path, or by its name under ``$D3TUNE_HOME/runs``.
 
     Raises:
-        RunError: there is none of that name (the nearest is named), or run.yaml is damaged or of a newer format.
+        UsageError: there is none of that name; the nearest is named.
+        RunError: run.yaml is damaged or of a newer format.
     """
     path = _find(name)
     refuse_shared(path)
-    document = read_yaml(path / RUN_FILE)
     where = path / RUN_FILE
+    try:
+        document = read_yaml(where)
+    except UsageError as error:
+        raise RunError(f"{error}; {INTACT}") from None
     if document.get("format") != FORMAT:
         raise RunError(f"{where}: format {document.get('format')!r} is not known to this version (format {FORMAT})")
+    if _cut_short(where, document.get("lines")):
+        raise RunError(f"{where}: damaged: its end is missing; {INTACT}")
     try:
         return RunDirectory(
             path=path,
@@ -235,16 +281,23 @@ def open_run(name: str) -> RunDirectory:
             extensions=tuple(Extension.from_dict(item) for item in document.get("extensions", [])),
         )
     except ValidationError as error:
-        raise RunError(f"{where}: search: {first_fault(error)}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{where}: damaged: {error}") from None
+        raise RunError(f"{where}: search: {first_fault(error)}; {INTACT}") from None
+    except KeyError as error:
+        raise RunError(f"{where}: damaged: {error} is missing; {INTACT}") from None
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{where}: damaged: {error}; {INTACT}") from None
 
 
-def _document(
-    uid: str, created: str, dataset_path: Path, identity: dict[str, Any], extensions: Sequence[Extension]
-) -> dict[str, Any]:
-    document = {"format": FORMAT, "uid": uid, "created": created, "dataset_path": str(dataset_path), **identity}
-    return {**document, "extensions": [item.to_dict() for item in extensions]} if extensions else document
+def _text(uid: str, created: str, dataset_path: Path, identity: dict[str, Any], extensions: Sequence[Extension]) -> str:
+    """The content of run.yaml, which says near its begin how many lines it has: half of it may be YAML too."""
+    rest = {"uid": uid, "created": created, "dataset_path": str(dataset_path), **identity}
+    if extensions:
+        rest["extensions"] = [item.to_dict() for item in extensions]
+    return dump_yaml({"format": FORMAT, "lines": dump_yaml(rest).count("\n") + 2, **rest})
+
+
+def _cut_short(path: Path, lines: object) -> bool:
+    return isinstance(lines, int) and path.read_text(encoding="utf-8").count("\n") < lines
 
 
 def _now() -> str:
@@ -261,12 +314,22 @@ def _holds_something_else(path: Path) -> bool:
     return RUN_FILE not in names and not all(name.startswith((PROBE, f".{RUN_FILE}.")) for name in names)
 
 
-def _refuse_difference(run: RunDirectory, wanted: dict[str, Any]) -> None:
-    changed = differences(run.identity, wanted)
+def _refuse_difference(run: RunDirectory, search: SearchConfig, space: Space) -> None:
+    changed = differences(run.identity, _identity(search, space))
     if changed:
-        raise RunError(
-            f"{run.path}: holds another search ({shortened(changed)}); give another --run-dir, or --extend this one"
-        )
+        refused = _incompatible(run, search, space, load_backbone(search.backbone).config)
+        advice = "give another --run-dir" + ("" if refused else ", or --extend this one")
+        raise RunError(f"{run.path}: holds another search ({shortened(changed)}); {advice}")
+
+
+def _incompatible(run: RunDirectory, search: SearchConfig, space: Space, config: type[TrialConfig]) -> list[str]:
+    """Why a run cannot be extended by a search; the spaces of two backbones have nothing to compare."""
+    faults = search_faults(run.search, search)
+    return (
+        faults
+        if search.backbone != run.search.backbone
+        else faults + space_faults(run.load_space(config), space, config)
+    )
 
 
 def _find(name: str) -> Path:
@@ -276,4 +339,5 @@ def _find(name: str) -> Path:
     known = sorted(item.parent.name for item in (home() / "runs").glob(f"*/{RUN_FILE}"))
     if name in known:
         return home() / "runs" / name
-    raise RunError(f"no run '{name}': neither a run directory nor a run under {home() / 'runs'}{nearest(name, known)}")
+    place = home() / "runs"
+    raise UsageError(f"no run '{name}': neither a run directory nor a run under {place}{nearest(name, known)}")

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault, metric_prefix
 from d3tune.errors import RunError
+from d3tune.search.faults import INTACT
 from d3tune.search.journal import CONFIG_ATTR, Journal, mend
 from d3tune.search.pruning import make_pruner
 from d3tune.search.reports import Report, best_report, collapse
@@ -219,6 +220,11 @@ class Ledger:
         return sum(RETRY_ATTR in trial.user_attrs for trial in waiting)
 
     @property
+    def n_left(self) -> int:
+        """How many interrupted trials were not gone on with, and failed ones that are to be tried again not begun."""
+        return len(self._interrupted) + self.waiting_retries
+
+    @property
     def running(self) -> list[int]:
         """Numbers of the trials that are being trained."""
         return list(self._running)
@@ -294,8 +300,14 @@ def read_trials(journal: Path) -> list[FrozenTrial]:
         study = only_study(optuna.storages.JournalStorage(Journal(journal)))
         trials = [] if study is None else study.get_trials(deepcopy=False)
     except UNREADABLE as error:
-        raise RunError(f"{journal}: the study's journal cannot be read: {error}") from None
+        raise unreadable(journal, error) from None
     return [trial for trial in trials if trial.state != TrialState.WAITING]
+
+
+def unreadable(journal: Path, error: Exception) -> RunError:
+    """What to raise where a journal made Optuna or its reader raise one of `UNREADABLE`."""
+    reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return RunError(f"{journal}: the study's journal cannot be read: {reason}; {INTACT}")
 
 
 def only_study(storage: optuna.storages.BaseStorage) -> optuna.Study | None:
@@ -339,5 +351,5 @@ def _open_study(path: Path, name: str) -> tuple[optuna.Study, Journal, str | Non
         study = only_study(storage) or optuna.create_study(storage=storage, study_name=name, direction="maximize")
     except UNREADABLE as error:
         logging.getLogger(__name__).debug("opening the journal", exc_info=True)
-        raise RunError(f"{path}: the study's journal cannot be read: {error}") from None
+        raise unreadable(path, error) from None
     return study, journal, mended

@@ -1,5 +1,8 @@
 """The summaries that searches leave in their run directories, read without what reads a study."""
 
+from collections.abc import Callable
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from d3tune.errors import RunError
@@ -10,15 +13,37 @@ SUMMARY_FILE = "summary.json"
 SUMMARY_KEYS = {"run", "dataset", "backbone", "trials", "trial_hours", "selection", "test"}
 
 
-def summaries() -> list[dict[str, Any]]:
-    """The summaries of all runs under ``$D3TUNE_HOME/runs``; damaged ones, and what others may write, are left out."""
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """What a search left in a file, or None where there is none or it is damaged."""
+    try:
+        summary = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def damage(path: Path) -> str:
+    """One line where a summary is there but cannot be read; else empty."""
+    if not path.exists() or read_summary(path) is not None:
+        return ""
+    return f"{path}: damaged; d3tune resume {quote(str(path.parent))} writes it again from the study"
+
+
+def summaries(say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """The summaries of all runs under ``$D3TUNE_HOME/runs``; damaged ones, and what others may write, are left out.
+
+    Args:
+        say: takes one line for each damaged one.
+    """
     found = []
     for path in sorted((home() / "runs").glob(f"*/{SUMMARY_FILE}")):
         try:
             refuse_shared(path.parent)
-            summary = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RunError):
+        except RunError:
             continue
-        if isinstance(summary, dict) and summary.keys() >= SUMMARY_KEYS:
+        summary = read_summary(path)
+        if summary is None and say is not None:
+            say(f"left out: {damage(path)}")
+        if summary is not None and summary.keys() >= SUMMARY_KEYS:
             found.append({**summary, "run": path.parent.name, "path": str(path.parent)})
     return found

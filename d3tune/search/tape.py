@@ -13,7 +13,7 @@ from d3tune.config import SearchConfig, TrialConfig
 from d3tune.errors import RunError
 from d3tune.search.journal import CREATE_TRIAL, LINE, MORE, RUNNING, SET_PARAM, SET_STATE, Journal, Log
 from d3tune.search.sampling import make_sampler, suggest
-from d3tune.search.study import UNREADABLE, only_study
+from d3tune.search.study import UNREADABLE, only_study, unreadable
 from d3tune.space import Space
 
 # when, by which process and together with what a line was written is no part of what it says
@@ -65,7 +65,7 @@ class Tape:
             self._play()
             study = only_study(optuna.storages.JournalStorage(self._recorded))
         except UNREADABLE as error:
-            raise RunError(f"{journal}: the study's journal cannot be read: {error}") from None
+            raise unreadable(journal, error) from None
         if study is None:
             raise RunError(f"{journal}: there is no study in it; the run has not begun")
         self._study = study

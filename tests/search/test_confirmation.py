@@ -284,7 +284,7 @@ def test_export_by_dataset_and_backbone(confirmed: Outcome, tmp_path: Path) -> N
     for name in ("hanzi", "hanzi/0"):
         path = export_best(None, name, "gan", tmp_path / "out.yaml", force=False)
         assert path.read_bytes() == confirmed.run.best.read_bytes()
-    with pytest.raises(RunError, match="no confirmed run of gan on hanzi/3"):
+    with pytest.raises(UsageError, match="no confirmed run of gan on hanzi/3"):
         export_best(None, "hanzi/3", "gan", tmp_path / "out.yaml", force=False)
     for run, dataset, backbone in ((None, "hanzi", None), (None, None, None), ("r", "hanzi", "gan")):
         with pytest.raises(UsageError, match="--dataset with --backbone"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 import d3tune
-from d3tune.errors import RunError
+from d3tune.errors import UsageError
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome
 
@@ -31,5 +31,5 @@ def test_a_run_and_the_leaderboard_are_frames(
     (row,) = d3tune.leaderboard().to_dict("records")
     assert row["test_H"] == outcome.test.mean("H")
     assert row["run"] == run.name
-    with pytest.raises(RunError, match="no run 'nowhere'"):
+    with pytest.raises(UsageError, match="no run 'nowhere'"):
         d3tune.load_run("nowhere")

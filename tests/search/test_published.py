@@ -313,7 +313,7 @@ def test_export_by_dataset_never_takes_a_published_run(
     summary["selection"]["val_H"] = 0.99
     (copy / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     assert best_run("hanzi", "gan") is None
-    with pytest.raises(RunError, match="no confirmed run of gan on hanzi"):
+    with pytest.raises(UsageError, match="no confirmed run of gan on hanzi"):
         export_best(None, "hanzi", "gan", tmp_path / "out.yaml", force=False)
     (row,) = leaderboard_rows()
     assert row["val_H"] is None

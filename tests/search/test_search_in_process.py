@@ -175,13 +175,15 @@ def test_an_interrupted_going_on_keeps_the_confirmed_result(new_run: NewRun, car
 
 def test_another_search_in_the_same_directory_is_refused_with_the_difference(new_run: NewRun, tmp_path: Path) -> None:
     new_run(run_dir=tmp_path / "mine")
-    with pytest.raises(RunError, match=r"holds another search \(.*space\.fixed\.hidden_dim: 32 → 64.*--run-dir"):
+    with pytest.raises(
+        RunError, match=r"holds another search \(hidden_dim: 32 → 64\); give another --run-dir, or --extend"
+    ):
         new_run({"hidden_dim": 64}, run_dir=tmp_path / "mine")
     with pytest.raises(RunError, match=r"search\.seed: 0 → 5"):
         new_run(run_dir=tmp_path / "mine", seed=5)
     with pytest.raises(RunError, match=r"search\.dataset: hanzi/0 → hanzi/2"):
         new_run(run_dir=tmp_path / "mine", dataset="hanzi/2")
-    with pytest.raises(RunError, match=r"space\.parameters\.head_lr\.low: .* → absent"):
+    with pytest.raises(RunError, match=r"\(head_lr: .*, log → 0\.001\)"):
         new_run({"head_lr": 0.001}, run_dir=tmp_path / "mine")
     assert new_run(run_dir=tmp_path / "mine").path == tmp_path / "mine"
 
