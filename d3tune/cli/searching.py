@@ -1,7 +1,7 @@
 """Commands that train: search, resume, train, replay; and sync, which writes again what a search wrote."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -11,6 +11,7 @@ from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
 from d3tune.errors import UsageError
 
 if TYPE_CHECKING:
+    from d3tune.search.executor import StopSignal
     from d3tune.search.run import RunDirectory
     from d3tune.search.search import Plan
 
@@ -38,7 +39,9 @@ def search(
     data_dir: DataDir = None,
     semantics: Semantics = None,
     space: Annotated[Path | None, typer.Option(help="Search space of your own, a YAML file.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Fix a hyper-parameter: key=value.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Fix a hyper-parameter: key=value; list shows all.")
+    ] = None,
     warm_start: Annotated[
         list[str] | None, typer.Option(help="Tried first: shipped, none, or exported configurations.")
     ] = None,
@@ -73,6 +76,9 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search, confirm the winner and test it once. The same command again goes on where it stopped."""
+    if settings == ["list"]:
+        _list_settings(backbone)
+        return
     from d3tune.search.planning import PlanOptions, make_plan
     from d3tune.search.request import Request, prepare_run
 
@@ -221,6 +227,13 @@ def sync(run: Run, tracking_uri: Annotated[str | None, typer.Option(help="MLflow
         sync_run(opened, store_uri(tracking_uri or opened.read_plan().get("tracking_uri")), say)
 
 
+def _list_settings(backbone: str) -> None:
+    from d3tune.method.generators import load_backbone
+    from d3tune.results.text import settings_text
+
+    put(settings_text(load_backbone(backbone).config))
+
+
 def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:
     from d3tune.results.text import outcome_text
     from d3tune.search.executor import StopSignal
@@ -232,9 +245,16 @@ def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:
             outcome = run_search(run, plan, stop, say)
     except KeyboardInterrupt:
         # while MLflow was being closed
-        say(f"stopped; go on with: {run.resume_command}")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        _stopped(run, plan, stop)
     put(outcome.run.read_summary() if as_json else outcome_text(outcome, plan.tracking_uri))
     if outcome.interrupted:
-        say(f"stopped; go on with: {run.resume_command}")
-        raise typer.Exit(EXIT_INTERRUPTED)
+        _stopped(run, plan, stop)
+
+
+def _stopped(run: "RunDirectory", plan: "Plan", stop: "StopSignal") -> NoReturn:
+    from d3tune.search.executor.ending import end_now
+
+    say(f"stopped; go on with: {run.resume_command}")
+    if stop.at_once and plan.resources.executor == "ray":
+        end_now(EXIT_INTERRUPTED)
+    raise typer.Exit(EXIT_INTERRUPTED)

@@ -9,13 +9,13 @@ from d3tune.data.registry import DatasetInfo, list_datasets
 from d3tune.errors import D3TuneError, RunError
 from d3tune.files import home
 from d3tune.results.store import store_fault
-from d3tune.search.invariants import run_faults
+from d3tune.search.invariants import find_faults, remarks
 from d3tune.search.lock import is_owned, was_cut_off
 from d3tune.search.run import RunDirectory, open_run
 from d3tune.search.study import counts, read_trials
-from d3tune.search.tracking import store_uri
+from d3tune.search.tracking import VARIABLE, store_uri
+from d3tune.words import masked
 
-STORE_VARIABLE, OPTION = "MLFLOW_TRACKING_URI", "--tracking-uri "
 PACKAGES = ("d3tune", "torch", "ray", "optuna", "mlflow", "pandas", "numpy")
 
 
@@ -54,8 +54,8 @@ def examine_run(name: str, tracking_uri: str | None) -> list[Finding]:
         tracking_uri: the MLflow store; None is that of the run's last command.
 
     Raises:
-        RunError: there is no such run.
-        UsageError: the URI is wrong, or the run's backbone is not installed.
+        UsageError: there is no such run, the URI is wrong, or the run's backbone is not installed.
+        RunError: run.yaml is damaged.
     """
     run = open_run(name)
     uri = store_uri(tracking_uri or run.read_plan().get("tracking_uri"))
@@ -67,8 +67,9 @@ def examine_run(name: str, tracking_uri: str | None) -> list[Finding]:
     except RunError:
         # the faults below say why
         pass
-    faults = run_faults(run, uri)
-    findings += [Finding("fault", fault, problem=True) for fault in faults]
+    findings += [Finding("remark", line, note=True) for line in remarks(run)]
+    faults = find_faults(run, uri)
+    findings += [Finding("fault", masked(str(fault)), problem=True) for fault in faults]
     return findings if faults else [*findings, Finding("study, folders, MLflow", "agree")]
 
 
@@ -77,7 +78,10 @@ def _run_state(run: RunDirectory) -> tuple[str, bool]:
         return "a process is at work on it", True
     if was_cut_off(run.path):
         return f"cut off; go on with: {run.resume_command}", True
-    state = str((run.read_summary() or {}).get("state", "not begun"))
+    summary = run.read_summary()
+    if summary is None and run.journal.exists():
+        return f"without a summary; go on with: {run.resume_command}", True
+    state = str((summary or {}).get("state", "not begun"))
     if state == "failed":
         return f"failed; try its trials again with: {run.resume_command} --retry-failed N", True
     return (state, False) if state == "done" else (f"{state}; go on with: {run.resume_command}", True)
@@ -105,26 +109,24 @@ def _places() -> list[Finding]:
         place = Finding("D3TUNE_HOME", str(home()))
     except D3TuneError as error:
         place = Finding("D3TUNE_HOME", str(error), problem=True)
-        if not os.environ.get(STORE_VARIABLE):
+        if not os.environ.get(VARIABLE):
             return [place]
     return [place, _store()]
 
 
 def _store() -> Finding:
-    given = os.environ.get(STORE_VARIABLE)
+    given = os.environ.get(VARIABLE)
     try:
         uri = store_uri(None)
     except D3TuneError as error:
-        return Finding("MLflow store", f"{STORE_VARIABLE}: {str(error).removeprefix(OPTION)}", problem=True)
+        return Finding("MLflow store", masked(str(error)), problem=True)
     fault = store_fault(uri)
     if fault is None:
-        return Finding("MLflow store", uri)
+        return Finding("MLflow store", masked(uri))
     advice = (
-        f"mend or start it, or set another {STORE_VARIABLE}"
-        if given
-        else "move it away; d3tune sync RUN writes it again"
+        f"mend or start it, or set another {VARIABLE}" if given else "move it away; d3tune sync RUN writes it again"
     )
-    return Finding("MLflow store", f"{uri}: {fault}; {advice}", problem=True)
+    return Finding("MLflow store", masked(f"{uri}: {fault}; {advice}"), problem=True)
 
 
 def _dataset(info: DatasetInfo) -> Finding:

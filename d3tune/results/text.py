@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from d3tune.words import plural
+
 if TYPE_CHECKING:
+    from d3tune.config import TrialConfig
     from d3tune.data.registry import DatasetInfo
     from d3tune.data.summary import DatasetSummary
     from d3tune.results.doctor import Finding
@@ -54,9 +57,12 @@ def _size(n_bytes: int) -> str:
 
 def replay_text(replayed: "Replayed") -> str:
     """Whether a replay gave what was recorded, and what differs."""
-    unit = "suggestions" if replayed.what == "suggestions" else "reports"
+    if not replayed.differences and not replayed.compared:
+        return f"{replayed.what}: diverges before its first report, as in the record"
+    unit = "suggestion" if replayed.what == "suggestions" else "report"
     if not replayed.differences:
-        return f"{replayed.what}: all {replayed.compared} {unit} are equal to the record, to the last bit"
+        equal = f"1 {unit} is" if replayed.compared == 1 else f"all {replayed.compared} {unit}s are"
+        return f"{replayed.what}: {equal} equal to the record, to the last bit"
     lines = [f"{replayed.what}: differs from the record", *(f"  {line}" for line in replayed.differences)]
     if replayed.elsewhere:
         lines += ["which may be because this is not where it was recorded:", *(f"  {x}" for x in replayed.elsewhere)]
@@ -75,15 +81,15 @@ def train_text(trained: "Trained") -> str:
 
 def test_line(test: "TestResult") -> str:
     """``test H mean ± sd`` with the protocol, U and S."""
-    seeds = len(test.seeds)
+    seeds = plural(len(test.seeds), "seed")
     if test.protocol == "published":
         return (
             f"published H {_with_sd(test, 'H', 4)}  ({TEST_SELECTED}: each seed's best test epoch, head and offset, "
-            f"{seeds} seed{'s' if seeds > 1 else ''}; no estimate of what a new test would give)"
+            f"{seeds}; no estimate of what a new test would give)"
         )
     return (
         f"test H {_with_sd(test, 'H', 4)}  (U {_with_sd(test, 'U')}, S {_with_sd(test, 'S')}; "
-        f"protocol test, {seeds} seed{'s' if seeds > 1 else ''}, offset from validation)"
+        f"protocol test, {seeds}, offset from validation)"
     )
 
 
@@ -151,6 +157,16 @@ def dataset_text(summary: "DatasetSummary") -> str:
         f"  content: {summary.content_hash}",
     ]
     return "\n".join([*lines, *(f"  note: {note}" for note in summary.notes)])
+
+
+def settings_text(config: "type[TrialConfig]") -> str:
+    """Every hyper-parameter of a backbone: its default, and what it is."""
+    cells = [[name, _value(field.default), field.description or ""] for name, field in config.model_fields.items()]
+    return _table(["--set", "default", "what it is"], cells)
+
+
+def _value(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def doctor_text(findings: Sequence["Finding"]) -> str:

@@ -54,6 +54,13 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, damaged
 
 
+def examine_checkpoints(directory: Path) -> tuple[int | None, list[str]]:
+    """Of which update `load_checkpoint` would be, or None, and the names of all damaged ones."""
+    read = [(manifest.with_suffix(".safetensors").name, _read(manifest)) for manifest in _manifests(directory)]
+    intact = [checkpoint.update for _, checkpoint in read if checkpoint is not None]
+    return (intact[0] if intact else None), [name for name, checkpoint in read if checkpoint is None]
+
+
 def remove_checkpoints(directory: Path) -> None:
     """Delete all checkpoints of a trial, and what a killed process left of them or of its weights."""
     for pattern in ("*checkpoint-*", ".weights.*"):

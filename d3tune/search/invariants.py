@@ -1,26 +1,36 @@
 """What must hold of a run directory at any time, whatever died: study, trial folders, summary and MLflow agree."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import TrialConfig
 from d3tune.errors import D3TuneError, RunError
 from d3tune.method.generators import load_backbone
-from d3tune.search.checkpoint import load_weights, weights_update
-from d3tune.search.journal import CONFIG_ATTR
+from d3tune.search.checkpoint import examine_checkpoints, load_weights, weights_update
+from d3tune.search.faults import INTACT, Fault
+from d3tune.search.journal import CONFIG_ATTR, unfinished
 from d3tune.search.keeping import read_record, record_of
 from d3tune.search.lock import is_owned, was_cut_off
 from d3tune.search.mirrored import mirror_faults
 from d3tune.search.reports import best_report
-from d3tune.search.run import RunDirectory
+from d3tune.search.run import RunDirectory, copied_from
 from d3tune.search.standing import winner
 from d3tune.search.study import counts, read_trials, reports_of
 
+SHOWN = 6
+REMOVE = "remove it"
+
 
 def run_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[str]:
+    """What `find_faults` finds, without what to do."""
+    return [fault.text for fault in find_faults(run, tracking_uri)]
+
+
+def find_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[Fault]:
     """Examine a run; nothing is written.
 
     A run that is going on, was interrupted or was cut off has RUNNING trials and may be ahead of its trial folders and
@@ -31,32 +41,57 @@ def run_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[str]:
         tracking_uri: the MLflow store to compare with; None leaves MLflow out.
 
     Returns:
-        One line a fault, empty for a sound run.
+        Empty for a sound run.
 
     Raises:
-        UsageError: the frozen space is damaged, or the backbone is not installed.
+        RunError: the frozen space is damaged.
+        UsageError: the backbone is not installed.
     """
     config = load_backbone(run.search.backbone).config
     updates = config(**run.load_space(config).fixed).updates
     try:
         trials = read_trials(run.journal)
     except RunError as error:
-        return [str(error)]
+        return [Fault(str(error))]
     closed = not is_owned(run.path) and not was_cut_off(run.path)
     settled = closed and (run.read_summary() or {}).get("state") == "done"
-    faults = [*_study_faults(trials, updates, config)]
+    faults = [Fault(text, f"{run.journal}: {INTACT}") for text in _study_faults(trials, updates, config)]
+    if run.summary_damage:
+        faults.append(Fault(run.summary_damage))
     if settled:
         faults += [*_folder_faults(run, trials), *_summary_faults(run, trials)]
-        faults += [f"trial {t.number}: RUNNING, but the run is done" for t in trials if t.state == TrialState.RUNNING]
+        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        goes_on = f"go on with: {run.resume_command}"
+        faults += [Fault(f"trial {number}: RUNNING, but the run is done", goes_on) for number in running]
     if tracking_uri is not None:
-        faults += mirror_faults(tracking_uri, run.uid, run.search, trials, settled=settled, closed=closed)
+        faults += mirror_faults(tracking_uri, run, trials, settled=settled, closed=closed)
     return faults
+
+
+def remarks(run: RunDirectory) -> list[str]:
+    """What a process that was killed, or a disk, left in a run, and what the next command makes of it; no faults.
+
+    Empty while a process is at work on the run.
+    """
+    if is_owned(run.path):
+        return []
+    lines = []
+    if (original := copied_from(run)) is not None:
+        lines.append(f"a copy of {original}: the next command makes it a run of its own, in MLflow too")
+    if (cut := unfinished(run.journal)) is not None:
+        lines.append(f"{run.journal.name}: ends in {cut}, which is harmless: the next command cuts it off")
+    for path in sorted((run.path / "trials").glob("*")):
+        used, damaged = examine_checkpoints(path)
+        then = "the trial is begun anew" if used is None else f"the one before it, of update {used}, is used"
+        lines += [f"trial {int(path.name)}: {name} is damaged; {then}" for name in damaged if path.name.isdecimal()]
+    return lines
 
 
 def _study_faults(trials: list[FrozenTrial], updates: int, config: type[TrialConfig]) -> Iterator[str]:
     numbers = [trial.number for trial in trials]
     if numbers != list(range(len(numbers))):
-        yield f"the study's trials are numbered {numbers}"
+        missing = sorted(set(range(numbers[-1])) - set(numbers))
+        yield f"the study has no trial {_listed(missing)}, though later ones"
     for trial in trials:
         yield from (f"trial {trial.number}: {fault}" for fault in _trial_faults(trial, updates, config))
 
@@ -83,6 +118,11 @@ def _trial_faults(trial: FrozenTrial, updates: int, config: type[TrialConfig]) -
         yield "FAIL without a reason"
 
 
+def _listed(numbers: Sequence[int]) -> str:
+    text = ", ".join(map(str, numbers[:SHOWN]))
+    return text + (f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else "")
+
+
 def _schedule_faults(trial: FrozenTrial, updates: list[int], config: type[TrialConfig]) -> Iterator[str]:
     try:
         full = config.model_validate(trial.user_attrs[CONFIG_ATTR])
@@ -90,25 +130,30 @@ def _schedule_faults(trial: FrozenTrial, updates: list[int], config: type[TrialC
         yield "it has no legal configuration on record"
         return
     if updates != list(full.evaluation_updates)[: len(updates)]:
-        yield f"it was evaluated at updates {updates}, not as its configuration says"
+        yield f"it was evaluated at updates {_listed(updates)}, not as its configuration says"
 
 
-def _folder_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[str]:
+def _folder_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[Fault]:
     known = {run.trial(trial.number): trial for trial in trials}
     folders = set((run.path / "trials").glob("*"))
-    yield from (f"{path}: of no trial in the study" for path in sorted(folders - set(known)))
+    yield from (Fault(f"{path}: of no trial in the study", REMOVE) for path in sorted(folders - set(known)))
     for path, trial in known.items():
+        if trial.state.is_finished() and read_record(path) != record_of(trial):
+            again = f"{run.resume_command} writes it again"
+            yield Fault(f"{path / 'trial.json'}: missing, or not what the study holds", again)
         if trial.state.is_finished():
-            yield from _leftovers(path, trial)
+            yield from (Fault(text, REMOVE) for text in _leftovers(path))
     kept = _kept(run)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best = sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))[:kept]
     for trial in trials:
         if trial not in best and weights_update(run.trial(trial.number)) is not None:
-            yield f"trial {trial.number}: its weights are kept, though it is not one of the best {kept}"
+            text = f"trial {trial.number}: its weights are kept, though it is not one of the best {kept}"
+            yield Fault(text, f"{run.resume_command} removes them")
     for trial in best:
         if weights_update(run.trial(trial.number)) is not None and load_weights(run.trial(trial.number)) is None:
-            yield f"trial {trial.number}: its kept weights are damaged"
+            files = run.trial(trial.number) / "weights.*"
+            yield Fault(f"trial {trial.number}: its kept weights are damaged", f"remove {files}: no command needs them")
 
 
 def _kept(run: RunDirectory) -> int:
@@ -120,23 +165,31 @@ def _kept(run: RunDirectory) -> int:
     return kept if isinstance(kept, int) else 3
 
 
-def _leftovers(path: Path, trial: FrozenTrial) -> Iterator[str]:
-    if read_record(path) != record_of(trial):
-        yield f"{path / 'trial.json'}: missing, or not what the study holds"
+def _leftovers(path: Path) -> Iterator[str]:
     for left in sorted(path.glob("checkpoint-*")):
         yield f"{left}: left behind by an ended trial"
     for left in sorted(path.glob(".*")):
         yield f"{left}: left behind half written"
 
 
-def _summary_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[str]:
+def _summary_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[Fault]:
     summary = run.read_summary() or {}
-    best = winner(trials)
+    best, again = winner(trials), f"{run.resume_command} writes it again"
     expected = None if best is None else {"trial": best.number, "value": best.value}
     if summary.get("winner") != expected:
-        yield f"the summary's winner is {summary.get('winner')}, the study's {expected}"
+        held = _winner_words(summary.get("winner"))
+        yield Fault(f"the summary's winner is {held}, the study's {_winner_words(expected)}", again)
     if summary.get("trials") != counts(trials):
-        yield f"the summary counts {summary.get('trials')}, the study {counts(trials)}"
+        held = _counted(summary.get("trials"))
+        yield Fault(f"the summary counts {held}, the study {_counted(counts(trials))}", again)
+
+
+def _winner_words(best: Any) -> str:
+    return f"trial {best.get('trial')} with {best.get('value')}" if isinstance(best, dict) else "none"
+
+
+def _counted(trials: Any) -> str:
+    return ", ".join(f"{n} {state}" for state, n in trials.items()) if isinstance(trials, dict) else "nothing"
 
 
 def best_value(run: RunDirectory) -> float:

@@ -9,32 +9,32 @@ from optuna.trial import FrozenTrial
 
 from d3tune.config import SearchConfig
 from d3tune.errors import root_cause
+from d3tune.search.faults import Fault
 from d3tune.search.reports import best_report
+from d3tune.search.run import RunDirectory
 from d3tune.search.study import reports_of
 from d3tune.search.tracking import RUN_TAG, STATE_TAG, STATUS, TRIAL_TAG, mirrored_metrics, trial_params
+from d3tune.words import plural
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # what a store may lose of a value: MySQL and PostgreSQL keep doubles, SQLite too
 TOLERANCE = 1e-12
+SAYS = "MLflow says"
 
 
 def mirror_faults(
-    uri: str, uid: str, search: SearchConfig, trials: list[FrozenTrial], *, settled: bool, closed: bool
-) -> list[str]:
+    uri: str, run: RunDirectory, trials: list[FrozenTrial], *, settled: bool, closed: bool
+) -> list[Fault]:
     """Compare the MLflow runs of a search with its study.
 
     Args:
         uri: the store.
-        uid: the run's identity.
-        search: names the metrics.
-        trials: the study's.
+        run: the search.
+        trials: its study's.
         settled: whether the search is done, so that every trial must be there with all its values.
         closed: whether the run was left in order, so that no MLflow run may be RUNNING.
-
-    Returns:
-        One line a fault.
     """
     from mlflow import MlflowClient
 
@@ -42,17 +42,20 @@ def mirror_faults(
     if file != uri and not Path(file).exists():
         # a client would create it; a search that was cut off may not have come so far
         begun = closed or any(trial.state.is_finished() for trial in trials)
-        return [] if not begun else [f"MLflow at {uri}: there is no such store; d3tune sync writes it again"]
+        again = f"{run.sync_command} writes it again"
+        return [] if not begun else [Fault(f"MLflow at {uri}: there is no such store", again)]
     try:
         client = MlflowClient(uri)
-        runs = _runs_of(client, uid)
-        return list(_faults(client, search, runs, trials, settled, closed))
+        return list(_faults(client, run, runs_of(client, run.uid), trials, settled, closed))
     except Exception as error:
         # each kind of store has its own errors
-        return [f"MLflow at {uri} cannot be read: {root_cause(error)}"]
+        return [
+            Fault(f"MLflow at {uri} cannot be read: {root_cause(error)}", "mend it, or give another --tracking-uri")
+        ]
 
 
-def _runs_of(client: "MlflowClient", uid: str) -> list[Any]:
+def runs_of(client: "MlflowClient", uid: str) -> list[Any]:
+    """Every MLflow run of a search, by its identity."""
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     found: list[Any] = []
     token = None
@@ -64,41 +67,53 @@ def _runs_of(client: "MlflowClient", uid: str) -> list[Any]:
             return found
 
 
-def _faults(
-    client: "MlflowClient",
-    search: SearchConfig,
-    runs: list[Any],
-    trials: list[FrozenTrial],
-    settled: bool,
-    closed: bool,
-) -> Iterator[str]:
-    parents = [run for run in runs if TRIAL_TAG not in run.data.tags]
-    if len(parents) > 1 or (settled and not parents):
-        yield f"MLflow has {len(parents)} parent runs"
-    if closed:
-        yield from (f"MLflow run {run.info.run_name} is left RUNNING" for run in runs if run.info.status == "RUNNING")
-    by_number: dict[int, list[Any]] = {}
+def by_trial(runs: list[Any]) -> tuple[list[Any], dict[int, list[Any]]]:
+    """The parents among some MLflow runs, which should be one, and the others by the number of their trial."""
+    children: dict[int, list[Any]] = {}
     for run in runs:
         if TRIAL_TAG in run.data.tags:
-            by_number.setdefault(int(run.data.tags[TRIAL_TAG]), []).append(run)
-    for number in sorted(by_number.keys() - {trial.number for trial in trials}):
-        yield f"MLflow has a trial {number} that the study has not"
+            children.setdefault(int(run.data.tags[TRIAL_TAG]), []).append(run)
+    return [run for run in runs if TRIAL_TAG not in run.data.tags], children
+
+
+def _faults(
+    client: "MlflowClient", run: RunDirectory, runs: list[Any], trials: list[FrozenTrial], settled: bool, closed: bool
+) -> Iterator[Fault]:
+    synced = f"{run.sync_command} mends it"
+    parents, children = by_trial(runs)
+    if len(parents) > 1 or (settled and not parents):
+        yield Fault(f"MLflow has {plural(len(parents), 'parent run')}", synced)
+    left = [item.info.run_name for item in runs if item.info.status == "RUNNING"] if closed else []
+    yield from (Fault(f"MLflow run {name} is left RUNNING", synced) for name in left)
+    for number in sorted(children.keys() - {trial.number for trial in trials}):
+        yield Fault(f"MLflow has a trial {number} that the study has not", "delete that run in MLflow")
     for trial in trials:
-        found = by_number.get(trial.number, [])
+        found = children.get(trial.number, [])
         if len(found) > 1 or (settled and not found):
-            yield f"trial {trial.number}: {len(found)} times in MLflow"
-        for run in found:
-            faults = _child_faults(client, search, run, trial, settled)
-            yield from (f"trial {trial.number}: {fault}" for fault in faults)
+            yield Fault(f"trial {trial.number}: {plural(len(found), 'time')} in MLflow", synced)
+        elif found:
+            # what a mirror wrote to its end it does not write again
+            anew = f"delete run {found[0].info.run_id} in MLflow, then: {run.sync_command}"
+            for text in child_faults(client, run.search, found[0], trial, settled):
+                yield Fault(f"trial {trial.number}: {text}", synced if text.startswith(SAYS) else anew)
 
 
-def _child_faults(
+def child_faults(
     client: "MlflowClient", search: SearchConfig, run: Any, trial: FrozenTrial, settled: bool
 ) -> Iterator[str]:
+    """What an MLflow run says otherwise than the study's trial.
+
+    Args:
+        client: of its store.
+        search: names the metrics.
+        run: the MLflow run.
+        trial: the study's.
+        settled: whether it must have everything that the study has.
+    """
     if settled:
-        state = (run.data.tags.get(STATE_TAG), run.info.status)
+        state = (run.data.tags.get(STATE_TAG, "nothing"), run.info.status)
         if state != (trial.state.name, STATUS[trial.state]):
-            yield f"MLflow says {state[0]}, {state[1]}; the study {trial.state.name}"
+            yield f"{SAYS} {state[0]}, {state[1]}; the study {trial.state.name}"
         expected = {name: str(value) for name, value in trial_params(trial).items()}
         if run.data.params != expected:
             yield "its parameters in MLflow are not its configuration"

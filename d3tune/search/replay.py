@@ -10,7 +10,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial
 
 from d3tune.config import Resources, SearchConfig, metric_prefix
-from d3tune.errors import RunError
+from d3tune.errors import RunError, UsageError
 from d3tune.method.generators import load_backbone
 from d3tune.method.trainer import DivergedError
 from d3tune.search.jobs import TrainingJob, describe_worker
@@ -53,15 +53,22 @@ def replay_trial(run: RunDirectory, number: int, say: Callable[[str], None]) -> 
         say: takes one line where this machine is not the one of the record.
 
     Raises:
-        RunError: there is no such trial, or it has no configuration on record.
+        UsageError: there is no such trial.
+        RunError: it has nothing on record to compare with.
         D3TuneError: the dataset is another.
     """
     trials = read_trials(run.journal)
     if not 0 <= number < len(trials):
-        raise RunError(f"{run.path}: has no trial {number}; there are {len(trials)}, numbered from 0")
+        raise UsageError(f"{run.path}: has no trial {number}; there are {len(trials)}, numbered from 0")
     trial = trials[number]
     if CONFIG_ATTR not in trial.user_attrs:
         raise RunError(f"{run.path}: trial {number} was never trained: {trial.user_attrs.get('failure', 'no reason')}")
+    recorded = reports_of(trial)
+    failure = str(trial.user_attrs.get("failure", ""))
+    diverged = failure if failure.startswith(DIVERGED) else ""
+    if not recorded and not diverged:
+        why = f"it failed before its first report: {failure}" if failure else "it has no report yet"
+        raise RunError(f"{run.path}: trial {number} has nothing to compare with: {why}")
     recorded_worker = dict(trial.user_attrs.get(WORKER_ATTR, {}))
     job = _job(run, trial, recorded_worker)
     here = describe_worker(job)
@@ -72,9 +79,6 @@ def replay_trial(run: RunDirectory, number: int, say: Callable[[str], None]) -> 
     ]
     for line in elsewhere:
         say(line)
-    recorded = reports_of(trial)
-    failure = str(trial.user_attrs.get("failure", ""))
-    diverged = failure if failure.startswith(DIVERGED) else ""
     again, end = _trained(job, len(recorded) + bool(diverged))
     differences = list(_report_differences(recorded, again))
     if end != diverged:
@@ -126,7 +130,7 @@ def replay_suggestions(run: RunDirectory) -> Replayed:
     """Suggest every trial again, each from what the study held when it was suggested, and compare.
 
     Raises:
-        RunError: the journal cannot be read.
+        RunError: the journal cannot be read, or has no suggestion yet.
     """
     tape = Tape(run.journal)
     config = load_backbone(run.search.backbone).config
@@ -142,6 +146,8 @@ def replay_suggestions(run: RunDirectory) -> Replayed:
         except TapeDiffersError as error:
             differences.append(f"trial {number}: {error}")
         compared += 1
+    if not compared:
+        raise RunError(f"{run.path}: no trial was suggested yet; begin with: {run.resume_command}")
     return Replayed("suggestions", compared, differences)
 
 

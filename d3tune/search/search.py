@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from d3tune.config import Resources
 from d3tune.data.prepared import open_prepared
-from d3tune.errors import D3TuneError, NoUsableTrialError, RunError
+from d3tune.errors import D3TuneError, RunError, root_cause
 from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
 from d3tune.search.baselines import METHODS, baseline
@@ -23,16 +23,19 @@ from d3tune.search.confirm import (
     evaluate,
     select,
 )
+from d3tune.search.doubles import remove_doubles
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import RECORD, Keeper, bytes_used
-from d3tune.search.reports import best_report
-from d3tune.search.run import RunDirectory
-from d3tune.search.standing import Standing, winner
-from d3tune.search.study import Assignment, Ledger, counts, reports_of
+from d3tune.search.run import RunDirectory, as_itself
+from d3tune.search.standing import winner
+from d3tune.search.study import Assignment, Ledger, counts
+from d3tune.search.summaries import SUMMARY_FILE
 from d3tune.search.summary import dataset_identity, parent_metrics, summarise
+from d3tune.search.telling import confirming_line, left_line, refuse_without_winner, trial_line
 from d3tune.search.tracking import Mirror, default_uri
+from d3tune.words import plural
 from d3tune.yamlfile import dump_yaml
 
 Say = Callable[[str], None]
@@ -128,9 +131,12 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     config = load_backbone(run.search.backbone).config
     _refuse_other_content(run)
     _refuse_lost_journal(run)
+    run = as_itself(run, say)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
     _say_mended(run, ledger, say)
     _say_lost(run, ledger, say)
+    if run.summary_damage:
+        say(f"{run.path / SUMMARY_FILE}: damaged, taken for absent; it is written again from the study")
     plan = _extended(plan, ledger, say)
     run.write_plan(plan.to_options())
     keeper = Keeper(ledger, run.trial, plan.keep_weights)
@@ -142,15 +148,19 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     state = "failed"
     outcome = Outcome(run, experiment=mirror.experiment_name)
     try:
-        with closing(executor or _executor(plan, run)) as executor:
+        with closing(executor or _executor(plan, run, stop)) as executor:
             _run_trials(run, plan, ledger, keeper, executor, stop, say)
             outcome.winner = winner(ledger.trials())
             outcome.counts = counts(ledger.trials())
             if not stop.requested:
-                _refuse_without_winner(ledger.trials(), outcome.winner)
+                left = _left_by_time(ledger, plan)
+                state = "interrupted" if ledger.n_left else state
+                refuse_without_winner(ledger.trials(), left, run.resume_command)
+                if left:
+                    say(left_line(left, plan.trials, run.resume_command))
                 _confirm(outcome, plan, executor, stop, say)
                 outcome.baselines = _baselines(run, plan, executor, stop, say)
-        state = "done"
+        state = "interrupted" if ledger.n_left else "done"
     except KeyboardInterrupt:
         stop.requested = True
     finally:
@@ -162,7 +172,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
         if unwritten is not None and summary["state"] == "failed":
             # another error is on its way
             say(unwritten)
-        outcome.mirrored = _finish_mirror(mirror, run, summary, say)
+        outcome.mirrored = _finish_mirror(mirror, run, summary, stop, say)
     if unwritten is not None:
         raise RunError(f"{unwritten}; mend that, then resume")
     outcome.link = mirror.link()
@@ -179,8 +189,16 @@ def _extended(plan: Plan, ledger: Ledger, say: Say) -> Plan:
         say(f"trying again what failed: {', '.join(str(number) for number in again)}")
     there = len(ledger.trials())
     if plan.trials < there:
-        say(f"{there} trials are there already; {plan.trials} in all adds none")
+        already = "1 trial is" if there == 1 else f"{there} trials are"
+        say(f"{already} there already; {plan.trials} in all adds none")
     return replace(plan, trials=max(plan.trials, there + asked_before) + len(again))
+
+
+def _left_by_time(ledger: Ledger, plan: Plan) -> int:
+    """How many trials were not begun, or not gone on with, because the time was over."""
+    if plan.seconds is None:
+        return 0
+    return plan.trials - ledger.standing.ended
 
 
 def _write_summary(run: RunDirectory, summary: dict[str, Any]) -> str | None:
@@ -204,15 +222,39 @@ def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
         D3TuneError: the store still does not take it.
     """
     config = load_backbone(run.search.backbone).config
+    run = as_itself(run, say)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
     _say_mended(run, ledger, say)
     mirror = Mirror(tracking_uri, ledger, run.search, run.uid, run.name)
-    summary = run.read_summary()
-    state = "interrupted" if summary is None else str(summary.get("state", "interrupted"))
-    missed = mirror.finish(state, {} if summary is None else parent_metrics(summary), _artifacts(run))
+    if deleted := _without_doubles(tracking_uri, run, ledger):
+        say(f"MLflow at {tracking_uri}: deleted {plural(deleted, 'run')} that {run.name} had there more than once")
+    state, metrics = _summarised(run, say)
+    missed = mirror.finish(state, metrics, _artifacts(run))
     if missed is not None:
         raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {missed}")
-    say(f"{len(ledger.trials())} trials of {run.name} are in MLflow at {tracking_uri}")
+    n_trials = len(ledger.trials())
+    say(f"{plural(n_trials, 'trial')} of {run.name} {'is' if n_trials == 1 else 'are'} in MLflow at {tracking_uri}")
+
+
+def _without_doubles(tracking_uri: str, run: RunDirectory, ledger: Ledger) -> int:
+    try:
+        return remove_doubles(tracking_uri, run, ledger.trials())
+    except Exception as error:
+        # each kind of store has its own errors
+        raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {root_cause(error)}") from None
+
+
+def _summarised(run: RunDirectory, say: Say) -> tuple[str, dict[str, float]]:
+    """State and metrics of the last command's summary; without one, or with a damaged one, those of no end."""
+    summary = run.read_summary()
+    try:
+        if summary is not None:
+            return str(summary["state"]), parent_metrics(summary)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        say(f"{run.path / SUMMARY_FILE}: lacks something; {run.resume_command} writes it again from the study")
+    if run.summary_damage:
+        say(run.summary_damage)
+    return "interrupted", {}
 
 
 def _say_mended(run: RunDirectory, ledger: Ledger, say: Say) -> None:
@@ -232,8 +274,8 @@ def _refuse_lost_journal(run: RunDirectory) -> None:
     ended = 0 if there else len(_recorded(run))
     if ended:
         raise RunError(
-            f"{run.journal}: is {'empty' if run.journal.exists() else 'missing'}, but {ended} trials were ended; put "
-            "it back, or search anew with another --run-dir"
+            f"{run.journal}: is {'empty' if run.journal.exists() else 'missing'}, but {plural(ended, 'trial')} had "
+            "ended; put it back, or search anew with another --run-dir"
         )
 
 
@@ -268,8 +310,8 @@ def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources
     )
 
 
-def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any], say: Say) -> bool:
-    patience = 2.0 if summary["state"] == "interrupted" else 15.0
+def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any], stop: StopSignal, say: Say) -> bool:
+    patience = 15.0 if not stop.requested else 2.0 if not stop.at_once else 0.5
     missed = mirror.finish(summary["state"], parent_metrics(summary), _artifacts(run), patience)
     if missed is not None:
         say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: {run.sync_command}")
@@ -280,12 +322,12 @@ def _artifacts(run: RunDirectory) -> list[Path]:
     return [run.best] if run.best.exists() else []
 
 
-def _executor(plan: Plan, run: RunDirectory) -> Executor:
+def _executor(plan: Plan, run: RunDirectory, stop: StopSignal) -> Executor:
     if plan.resources.executor == "local":
         return InProcessExecutor()
     from d3tune.search.executor.ray import RayExecutor
 
-    return RayExecutor(plan.resources, run.log, plan.num_gpus)
+    return RayExecutor(plan.resources, run.log, plan.num_gpus, stop)
 
 
 def _run_trials(
@@ -295,7 +337,7 @@ def _run_trials(
         return training_job(run, assignment.config, plan.resources)
 
     def on_end(number: int) -> None:
-        say(_trial_line(ledger.trial(number), ledger.standing, plan.trials, run.search.searched_metric))
+        say(trial_line(ledger.trial(number), ledger.standing, plan.trials, run.search.searched_metric))
 
     def on_note(number: int, line: str) -> None:
         say(f"trial {number:>3}  {line}")
@@ -305,38 +347,13 @@ def _run_trials(
     )
 
 
-def _trial_line(trial: FrozenTrial, standing: Standing, planned: int, metric: str) -> str:
-    reports = reports_of(trial)
-    text = f"trial {trial.number:>3}  {standing.ended:>3}/{planned}  {trial.state.name.lower():<8}"
-    if trial.state == TrialState.FAIL:
-        return f"{text}  {trial.user_attrs.get('failure', '')}"
-    best = best_report(reports)
-    text += f"  {metric} {best.value:.3f}  ({best.head}, update {best.update})  {reports[-1].seconds:5.1f} s"
-    leader = standing.best
-    if leader is not None:
-        text += f"  best {leader.value:.3f} (trial {leader.number})"
-    return text
-
-
-def _refuse_without_winner(trials: list[FrozenTrial], best: FrozenTrial | None) -> None:
-    if best is not None:
-        return
-    reasons = [trial.user_attrs.get("failure", "unknown") for trial in trials if trial.state == TrialState.FAIL]
-    if reasons:
-        common = max(set(reasons), key=reasons.count)
-        raise NoUsableTrialError(
-            f"no trial was completed: {len(reasons)} of {len(trials)} failed, most often with: {common}"
-        )
-    raise NoUsableTrialError(f"no trial was completed ({len(trials)} begun); give the search more --trials or --time")
-
-
 def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal, say: Say) -> None:
     if plan.confirm_seeds == 0 or outcome.winner is None:
         return
     run, trial = outcome.run, outcome.winner
     seeds = confirmation_seeds(run.search.seed, plan.confirm_seeds)
     value = f"{run.search.searched_metric} {trial.value:.3f}"
-    say(_confirming(run.read_summary() or {}, trial.number, value, len(seeds)))
+    say(confirming_line(run.read_summary() or {}, trial.number, value, len(seeds)))
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
@@ -345,17 +362,6 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     source = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
     document = configuration_document(job, dataset_identity(run), outcome.selection, outcome.test, source)
     write_text(run.best, dump_yaml(document))
-
-
-def _confirming(earlier: Mapping[str, Any], number: int, value: str, n_seeds: int) -> str:
-    test = earlier.get("test")
-    if test is None or earlier.get("confirmed_trial") != number:
-        return f"confirming trial {number} ({value}) with {n_seeds} fresh seeds"
-    before = len(test["H_per_seed"])
-    if before == n_seeds:
-        return f"confirmed already: trial {number} ({value}) with {n_seeds} seeds"
-    figure = f"{test['protocol']} H {test['H']['mean']:.3f} over {before} seeds"
-    return f"confirming trial {number} ({value}) with {n_seeds} seeds, in place of {figure}"
 
 
 def _baselines(run: RunDirectory, plan: Plan, executor: Executor, stop: StopSignal, say: Say) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ ENVIRONMENT = {
 for _key, _value in ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)
 
+VARIABLE = "MLFLOW_TRACKING_URI"
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 RUN_TAG, TRIAL_TAG, STATE_TAG = "d3tune.run", "d3tune.trial", "d3tune.state"
 PARENT_TAG = "mlflow.parentRunId"
@@ -65,7 +66,12 @@ def store_uri(given: str | None) -> str:
     Raises:
         UsageError: see `check_uri`.
     """
-    return check_uri(given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri())
+    return check_uri(given or os.environ.get(VARIABLE) or default_uri())
+
+
+def origin(uri: str) -> str:
+    """What names a store, to be changed where that is wrong."""
+    return VARIABLE if uri == os.environ.get(VARIABLE) else "--tracking-uri"
 
 
 def check_uri(uri: str) -> str:
@@ -74,23 +80,24 @@ def check_uri(uri: str) -> str:
     Raises:
         UsageError: the scheme is none of MLflow's stores, or the folder of an SQLite file cannot be written.
     """
+    option = origin(uri)
     scheme = urlparse(uri).scheme.split("+")[0]
     if scheme not in SCHEMES:
         raise UsageError(
-            f"--tracking-uri {uri}: '{scheme or uri}' is no MLflow store; use sqlite:///FILE, http://HOST:PORT, "
+            f"{option} {uri}: '{scheme or uri}' is no MLflow store; use sqlite:///FILE, http://HOST:PORT, "
             "or a postgresql, mysql or mssql URI"
         )
     if scheme == "sqlite":
         path = uri.removeprefix("sqlite:///")
         if path == uri or not path:
-            raise UsageError(f"--tracking-uri {uri}: an SQLite store is sqlite:///FILE")
+            raise UsageError(f"{option} {uri}: an SQLite store is sqlite:///FILE")
         folder = Path(path).absolute().parent
         # a slip of the hand would make a new store; d3tune's own home is made where it is not there
         if not folder.is_dir() and folder != home().absolute():
-            raise UsageError(f"--tracking-uri {uri}: there is no folder {folder}; make it, or give another")
-        writable_directory(folder, "give another --tracking-uri")
+            raise UsageError(f"{option} {uri}: there is no folder {folder}; make it, or give another")
+        writable_directory(folder, f"give another {option}")
     elif scheme in ("http", "https") and not urlparse(uri).netloc:
-        raise UsageError(f"--tracking-uri {uri}: names no host; use http://HOST:PORT")
+        raise UsageError(f"{option} {uri}: names no host; use http://HOST:PORT")
     return uri
 
 
@@ -155,7 +162,9 @@ class Mirror:
                 if any(words in str(error) for words in PASSING):
                     self._note(error)
                 else:
-                    raise UsageError(f"--tracking-uri {self.uri}: not an MLflow store: {root_cause(error)}") from None
+                    raise UsageError(
+                        f"{origin(self.uri)} {self.uri}: not an MLflow store: {root_cause(error)}"
+                    ) from None
         self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
         self._thread.start()
 

@@ -237,6 +237,13 @@ def test_a_store_that_was_lost_is_written_again(
     assert len(stores[0]) == 3
 
 
+def test_every_setting_is_listed(d3tune: Command) -> None:
+    end = d3tune("search", "--dataset", "hanzi", "--backbone", "gaussian", "--set", "list")
+    assert (end.code, end.err) == (0, "")
+    (line,) = [line for line in end.out.splitlines() if "feature_scaling" in line]
+    assert line.split()[:2] == ["feature_scaling", "standard"]
+
+
 def test_a_run_in_use_is_refused(d3tune: Command, tiny: tuple[str, ...], with_store: Path) -> None:
     from d3tune.search.run import open_run
 

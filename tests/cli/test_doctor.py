@@ -108,7 +108,7 @@ def test_a_store_of_a_wrong_address(examined: Examined, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://x")
     code, findings = examined()
     assert (code, findings["MLflow store"]["problem"]) == (1, True)
-    assert findings["MLflow store"]["state"].startswith("MLFLOW_TRACKING_URI: ftp://x")
+    assert findings["MLflow store"]["state"].startswith("MLFLOW_TRACKING_URI ftp://x: 'ftp' is no MLflow store; use ")
 
 
 @pytest.fixture

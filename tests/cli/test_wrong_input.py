@@ -23,6 +23,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "unknown semantics": ((*SEARCH, "--semantics", "att312"), 2, ("att312",)),
     "unknown backbone": ((*SEARCH, "--backbone", "gna"), 2, ("'gna'", "'gan'")),
     "unknown key": ((*SEARCH, "--set", "head_lrr=1"), 2, ("--set", "head_lrr", "'head_lr'")),
+    "a key like none": ((*SEARCH, "--set", "foo=1"), 2, ("'foo'; nearest of 45: ", "--set list shows all")),
     "no value": ((*SEARCH, "--set", "head_lr"), 2, ("--set head_lr", "key=value")),
     "no key": ((*SEARCH, "--set", "=1"), 2, ("--set =1", "key=value")),
     "illegal value": ((*SEARCH, "--set", "head_lr=7"), 2, ("--set", "head_lr", "7")),
@@ -58,11 +59,11 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "more trials of nothing": ((*SEARCH, "--trials", "+2"), 2, ("--trials +2", "d3tune resume takes +N")),
     "store with an empty path": ((*SEARCH, "--tracking-uri", "sqlite:///"), 2, ("sqlite:///FILE",)),
     "store without a host": ((*SEARCH, "--tracking-uri", "http://"), 2, ("http://", "host")),
-    "resume of nothing": (("resume", "nowhere"), 1, ("'nowhere'",)),
-    "resume of no name": (("resume", ""), 1, ("''",)),
-    "export of nothing": (("export", "nowhere"), 1, ("'nowhere'",)),
+    "resume of nothing": (("resume", "nowhere"), 2, ("'nowhere'",)),
+    "resume of no name": (("resume", ""), 2, ("''",)),
+    "export of nothing": (("export", "nowhere"), 2, ("'nowhere'",)),
     "export without a name": (("export",), 2, ("--dataset", "--backbone")),
-    "export of what is not there": (("export", "--dataset", "hanzi", "--backbone", "gan"), 1, ("no confirmed run",)),
+    "export of what is not there": (("export", "--dataset", "hanzi", "--backbone", "gan"), 2, ("no confirmed run",)),
     "training of nothing": (("train", "absent.yaml"), 2, ("absent.yaml",)),
     "check of nothing": (("data", "check", "hansi"), 2, ("'hansi'", "'hanzi'")),
     "check of a strange name": (("data", "check", "../.."), 2, ("not a dataset name",)),
@@ -141,7 +142,10 @@ def test_a_damaged_run_file(d3tune: Command, isolated: Path) -> None:
         end = d3tune("resume", "mine")
         assert end.err.startswith("d3tune: ")
         assert end.err.count("\n") == 1
-        assert end.code in (1, 2)
+        assert end.code == 1
+        assert end.err.endswith("; put an intact copy of the file there, or search anew with another --run-dir\n") or (
+            text == "format: 99"
+        )
         assert all(word in end.err for word in words), end.err
 
 
@@ -150,7 +154,7 @@ def test_the_nearest_run_is_named(d3tune: Command, isolated: Path) -> None:
     run.mkdir(parents=True)
     (run / "run.yaml").touch()
     end = d3tune("resume", "hanzi-0-gan-s0-abcdeg")
-    assert end.code == 1
+    assert end.code == 2
     assert "did you mean 'hanzi-0-gan-s0-abcdef'?" in end.err
 
 
@@ -173,6 +177,38 @@ def test_a_folder_of_datasets_that_is_a_file_or_not_there(
     monkeypatch.setenv("D3TUNE_DATA", str(tmp_path / "absent"))
     for arguments in commands:
         assert_refused(d3tune(*arguments), 2, (f"D3TUNE_DATA {tmp_path / 'absent'}", "No such file"), isolated)
+
+
+def test_a_datasets_own_folder_is_not_a_folder_of_datasets(d3tune: Command, tmp_path: Path, isolated: Path) -> None:
+    assert d3tune("data", "simulate", tmp_path / "data", "--like", "apy", "--rows", "0.01").code == 0
+    own = tmp_path / "data" / "APY"
+    for arguments in (("search", "--dataset", "apy"), ("data", "check", "apy"), ("data", "list"), ("doctor",)):
+        words = (f"--data-dir {own}: holds res101.mat itself", f"above it, {tmp_path / 'data'}", "dataset apy")
+        assert_refused(d3tune(*arguments, "--data-dir", own), 2, words, isolated)
+
+
+def test_a_wrong_store_is_named_by_where_it_was_given(
+    d3tune: Command, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////no/such/x.db")
+    words = ("d3tune: MLFLOW_TRACKING_URI sqlite:////no/such/x.db: there is no folder /no/such",)
+    assert_refused(d3tune(*SEARCH), 2, words, isolated)
+    assert_refused(d3tune(*SEARCH, "--tracking-uri", "ftp://x"), 2, ("d3tune: --tracking-uri ftp://x: ",), isolated)
+
+
+def test_no_password_is_shown(d3tune: Command, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = "se:cret@or/not"
+    for uri in (
+        f"ftp://me:{word.replace('/', '')}@host/db",
+        f"mysql+x://me:{word}@127.0.0.1:1/db",
+        "sqlite:///me:x",
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        for arguments in (("doctor",), ("doctor", "--json"), SEARCH, ("ui", "--tracking-uri", uri)):
+            if uri.startswith("ftp") or arguments[0] == "doctor":
+                end = d3tune(*arguments)
+                assert "cret" not in end.out + end.err
+                assert ("me:***@" in end.out + end.err) == (not uri.startswith("sqlite"))
 
 
 def test_a_warm_start_of_another_backbone_names_both(d3tune: Command, tmp_path: Path, isolated: Path) -> None:

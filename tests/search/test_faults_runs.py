@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from d3tune.errors import NoUsableTrialError
 from d3tune.method.training import Training
 from d3tune.search.executor import StopSignal
 from d3tune.search.invariants import best_value, run_faults
@@ -150,6 +151,46 @@ def test_a_retry_that_was_asked_for_and_never_begun_is_still_run(
     assert command("resume", run.name, "--retry-failed", "1").code == 0
     assert retries(run) == {2: 0}
     sound(run, 3)
+
+
+def test_a_retry_that_the_time_limit_left_over_is_named_and_run_by_a_plain_resume(
+    toy_run: ToyRun, carry_out: CarryOut, command: Command, sound: Sound, failing: Failing
+) -> None:
+    run = toy_run()
+    failing({1})
+    with pytest.raises(NoUsableTrialError):
+        carry_out(run, trials=1)
+    failing(set())
+    for retry in (("--retry-failed", "1"), ()):
+        end = command("resume", run.name, *retry, "--time", "0s")
+        assert end.code == 3
+        last = end.err.splitlines()[-1]
+        assert "1 of 1 failed, most often with: RuntimeError: a loose cable; --time left 1 trial over" in last
+        assert last.endswith(f"go on with: {run.resume_command}")
+        assert (run.read_summary() or {})["state"] == "interrupted"
+    assert command("resume", run.name).code == 0
+    assert retries(run) == {1: 0}
+    sound(run, 2)
+
+
+def test_an_interrupted_trial_that_the_time_limit_left_over_is_no_fault(
+    toy_run: ToyRun, carry_out: CarryOut, command: Command, sound: Sound, on_report: OnReport
+) -> None:
+    run, stop = toy_run(pruner="none"), StopSignal()
+
+    def stop_at(n: int, _: Report) -> None:
+        stop.requested = n == 6
+
+    on_report(stop_at)
+    carry_out(run, trials=2, stop=stop)
+    on_report(lambda n, _: None)
+    end = command("resume", run.name, "--time", "0s")
+    assert end.code == 0
+    assert f"--time is over: 1 of 2 trials left; go on with: {run.resume_command}" in end.err.splitlines()
+    assert "1 complete, 0 pruned, 0 failed, 1 interrupted" in end.out
+    assert run_faults(run, default_uri()) == []
+    assert command("resume", run.name).code == 0
+    sound(run, 2)
 
 
 def test_more_trials_count_from_what_is_there_and_fewer_take_none_away(
@@ -325,7 +366,7 @@ def test_a_run_that_lost_its_journal_is_not_begun_anew(
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     end = command("resume", run.name, "--trials", "+1")
     assert end.code == 1
-    assert end.err.splitlines()[-1].startswith(f"d3tune: {run.journal}: is {how}, but 2 trials were ended; put it back")
+    assert end.err.splitlines()[-1].startswith(f"d3tune: {run.journal}: is {how}, but 2 trials had ended; put it back")
     left = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     assert {path for path in left if left[path] != before.get(path)} <= {run.path / "plan.json"}
     run.journal.write_bytes(journal)
@@ -343,6 +384,103 @@ def test_a_trial_whose_end_the_journal_lost_is_trained_again_and_is_in_mlflow_on
     carry_out(run, trials=2, said=said)
     assert f"{run.journal.name}: lost the end of trial 1, which is trained again" in said
     sound(run, 2)
+
+
+# a copy
+
+
+def mlflow_runs(run: RunDirectory) -> list[str]:
+    """Names of the MLflow runs of its identity."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(default_uri())
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return sorted(str(item.info.run_name) for item in client.search_runs(ids, f"tags.`d3tune.run` = '{run.uid}'"))
+
+
+@pytest.mark.parametrize("by", ["resume", "sync"])
+def test_a_copied_run_is_a_run_of_its_own(
+    by: str, toy_run: ToyRun, carry_out: CarryOut, command: Command, sound: Sound, tmp_path: Path
+) -> None:
+    """Both go on, and each has its trials in MLflow once."""
+    run = toy_run()
+    carry_out(run, trials=1)
+    place = shutil.copytree(run.path, tmp_path / "copy")
+    examined = command("doctor", place)
+    assert examined.code == 0
+    assert f"a copy of {run.path}" in examined.out
+    assert open_run(str(place)).uid == run.uid, "the examination writes nothing"
+
+    told = f"{place}: a copy of {run.path}; it is a run of its own from now on, in MLflow too"
+    if by == "sync":
+        assert told in command("sync", place).err.splitlines()
+    end = command("resume", place, "--trials", "3")
+    assert end.code == 0, end.err
+    assert end.err.splitlines().count(told) == (by == "resume")
+    assert command("resume", run.name, "--trials", "2").err.count("copy") == 0
+    copy = open_run(str(place))
+    assert copy.uid != run.uid
+    sound(copy, 3)
+    sound(open_run(run.name), 2)
+    assert [len(mlflow_runs(item)) for item in (run, copy)] == [3, 4]
+
+
+def test_a_moved_or_linked_run_and_one_whose_original_is_gone_are_no_copies(
+    toy_run: ToyRun, carry_out: CarryOut, command: Command, sound: Sound, tmp_path: Path
+) -> None:
+    run = toy_run()
+    carry_out(run, trials=1)
+    moved = run.path.rename(tmp_path / "moved")
+    assert "copy" not in command("resume", moved, "--trials", "2").err
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert "copy" not in command("resume", tmp_path / "link" / "moved", "--trials", "3").err
+    shutil.copytree(moved, tmp_path / "restored")
+    shutil.rmtree(moved)
+    assert "copy" not in command("resume", tmp_path / "restored", "--trials", "4").err
+    restored = open_run(str(tmp_path / "restored"))
+    assert restored.uid == run.uid
+    sound(restored, 4)
+
+
+# damaged files
+
+
+def test_a_truncated_summary_is_said_and_written_again(
+    toy_run: ToyRun, carry_out: CarryOut, command: Command, sound: Sound
+) -> None:
+    run = toy_run()
+    carry_out(run, trials=2, confirm_seeds=1)
+    path = run.path / "summary.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    path.write_bytes(path.read_bytes()[:300])
+    line = f"{path}: damaged; {run.resume_command} writes it again from the study"
+    examined = command("doctor", run.name, "--json")
+    assert (examined.code, [item["state"] for item in json.loads(examined.out) if item["problem"]]) == (1, [line])
+    board = command("leaderboard", "--json")
+    assert (board.code, json.loads(board.out), board.err) == (0, [], f"left out: {line}\n")
+    synced = command("sync", run.name)
+    assert (synced.code, synced.err.splitlines()[0]) == (0, line)
+    end = command("resume", run.name)
+    assert end.code == 0
+    assert f"{path}: damaged, taken for absent; it is written again from the study" in end.err.splitlines()
+    sound(run, 2)
+    after = json.loads(path.read_text(encoding="utf-8"))
+    assert {**after, "updated": ""} == {**before, "updated": ""}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.2, 0.5, 0.9, 1.0])
+def test_a_truncated_run_file_is_one_line_with_what_to_do(share: float, toy_run: ToyRun, command: Command) -> None:
+    run = toy_run()
+    path = run.path / "run.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[: int(share * len(text))], encoding="utf-8")
+    if share == 1.0:
+        # a whole line less, which leaves YAML
+        path.write_text("".join(text.splitlines(keepends=True)[:-1]), encoding="utf-8")
+    end = command("resume", run.path)
+    assert (end.code, end.out, end.err.count("\n")) == (1, "", 1)
+    assert end.err.startswith(f"d3tune: {path}: ")
+    assert end.err.endswith("; put an intact copy of the file there, or search anew with another --run-dir\n")
 
 
 def test_printed_commands_are_words_for_a_shell(toy_run: ToyRun, tmp_path: Path) -> None:

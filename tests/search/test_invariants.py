@@ -127,7 +127,7 @@ def test_a_report_at_another_update_is_found(run: RunDirectory) -> None:
         return log
 
     rewrite(run, later)
-    line = f"trial {complete}: it was evaluated at updates [10, 21, 30, 40], not as its configuration says"
+    line = f"trial {complete}: it was evaluated at updates 10, 21, 30, 40, not as its configuration says"
     assert line in faults(run)
 
 
@@ -162,7 +162,7 @@ def test_a_number_that_no_trial_has_is_found(run: RunDirectory) -> None:
         return None if log.get("trial_id") == 2 else log
 
     rewrite(run, waiting)
-    assert "the study's trials are numbered [0, 1, 3, 4, 5]" in faults(run)
+    assert "the study has no trial 2, though later ones" in faults(run)
 
 
 def test_a_run_that_goes_on_or_was_cut_off_may_have_trials_that_run(run: RunDirectory) -> None:
@@ -315,12 +315,92 @@ def test_what_differs_in_mlflow_is_found(change: str, fault: str, run: RunDirect
     assert found.startswith(f"trial {complete}: {fault}"), found
 
 
+def test_every_fault_says_what_to_do(run: RunDirectory, command: Callable[..., Any]) -> None:
+    """And shows no value as Python writes it."""
+    store = Store(run)
+    store.client.delete_run(store.children[0].info.run_id)
+    store.client.log_param(store.children[3].info.run_id, "another", 1)
+    (run.trial(1) / "trial.json").unlink()
+    (run.trial(2) / "checkpoint-00000010.json").touch()
+    path = run.path / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary["winner"]["value"] = 0.99
+    summary["trials"]["complete"] += 1
+    path.write_text(json.dumps(summary), encoding="utf-8")
+    examined = command("doctor", run.name, "--json")
+    states = [finding["state"] for finding in json.loads(examined.out) if finding["problem"]]
+    assert (examined.code, len(states)) == (1, 6)
+    assert all(
+        state.endswith((" mends it", " writes it again", "; remove it")) or "; delete run " in state for state in states
+    )
+    assert not any(sign in "".join(states) for sign in "{}[]")
+    assert any(
+        state.startswith(f"the summary's winner is trial {summary['winner']['trial']} with 0.99") for state in states
+    )
+
+
+def test_doubles_in_mlflow_are_removed_by_a_sync(run: RunDirectory, command: Callable[..., Any]) -> None:
+    """Of each trial the one that agrees with the study stays; where none does, it is written anew."""
+    store = Store(run)
+    kept, wrong = store.children[1], store.children[2]
+    for child in (kept, wrong):
+        copy = store.client.create_run(child.info.experiment_id, tags=child.data.tags)
+        store.client.log_metric(copy.info.run_id, "val/H", 0.5, step=10)
+    store.client.log_metric(wrong.info.run_id, "val/H", 0.123, step=10)
+    (parent,) = store.parents
+    other = store.client.create_run(parent.info.experiment_id, tags={"d3tune.run": run.uid})
+    store.client.set_tag(kept.info.run_id, "mlflow.parentRunId", other.info.run_id)
+    advice = f"; {run.sync_command} mends it"
+    found = [finding.state for finding in examine_run(run.name, None) if finding.problem]
+    assert {f"{line}{advice}" for line in ("trial 1: 2 times in MLflow", "MLflow has 2 parent runs")} <= set(found)
+    end = command("sync", run.name)
+    assert end.code == 0, end.err
+    assert f"MLflow at {default_uri()}: deleted 4 runs that {run.name} had there more than once" in end.err.splitlines()
+    assert faults(run) == []
+    after = Store(run)
+    assert after.children[1].info.run_id == kept.info.run_id
+    assert after.children[2].info.run_id != wrong.info.run_id
+    assert {child.data.tags["mlflow.parentRunId"] for child in after.children.values()} == {parent.info.run_id}
+    assert "deleted" not in command("sync", run.name).err
+
+
+@pytest.mark.parametrize("how", ["cut short", "a bit flipped"])
+def test_a_damaged_checkpoint_is_a_remark_and_so_is_half_a_line(
+    how: str, toy_run: NewRun, carry_out: CarryOut, on_report: Callable[..., None], command: Callable[..., Any]
+) -> None:
+    run, stop = toy_run(pruner="none"), StopSignal()
+
+    def stop_at(n: int, _: Any) -> None:
+        stop.requested = n == 3
+
+    on_report(stop_at)
+    carry_out(run, trials=1, stop=stop)
+    assert not [finding for finding in examine_run(run.name, None) if finding.what == "remark"]
+    newest, before = sorted(run.trial(0).glob("checkpoint-*.safetensors"), reverse=True)
+    content = newest.read_bytes()
+    newest.write_bytes(content[:-1] if how == "cut short" else content[:-1] + bytes([content[-1] ^ 1]))
+    with run.journal.open("ab") as file:
+        file.write(b'{"op_code":5,')
+    whole = run.journal.read_bytes()
+    examined = command("doctor", run.name, "--json")
+    remarks = [finding["state"] for finding in json.loads(examined.out) if finding["what"] == "remark"]
+    half = "study.journal: ends in half a line, which is harmless: the next command cuts it off"
+    assert (examined.code, remarks) == (
+        0,
+        [half, f"trial 0: {newest.name} is damaged; the one before it, of update 10, is used"],
+    )
+    assert run.journal.read_bytes() == whole
+    before.write_bytes(b"")
+    last = examine_run(run.name, None)[-2].state
+    assert last == f"trial 0: {before.name} is damaged; the trial is begun anew"
+
+
 def test_a_store_that_cannot_be_read_is_one_line(run: RunDirectory, tmp_path: Path) -> None:
     nothing = tmp_path / "nothing.db"
     nothing.write_bytes(b"no database" * 1000)
     (line,) = run_faults(run, f"sqlite:///{nothing}")
     absent = tmp_path / "absent.db"
-    assert run_faults(run, f"sqlite:///{absent}")[0].endswith("there is no such store; d3tune sync writes it again")
+    assert run_faults(run, f"sqlite:///{absent}")[0].endswith("there is no such store")
     assert not absent.exists()
     assert line.startswith(f"MLflow at sqlite:///{nothing} cannot be read: ")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from d3tune.errors import NoUsableTrialError, RunError
+from d3tune.errors import NoUsableTrialError, RunError, UsageError
 from d3tune.method.generators.gan import Gan
 from d3tune.search.executor import StopSignal
 from d3tune.search.journal import LINE, SET_PARAM, SET_USER_ATTR
@@ -112,8 +112,43 @@ def test_a_diverged_trial_diverges_again_at_the_same_place(
 
 @pytest.mark.parametrize("number", [-1, 7, 99])
 def test_a_trial_that_is_not_there_is_one_clear_error(number: int, searched: RunDirectory) -> None:
-    with pytest.raises(RunError, match=f"has no trial {number}; there are 7, numbered from 0"):
+    with pytest.raises(UsageError, match=f"has no trial {number}; there are 7, numbered from 0"):
         replay_trial(searched, number, lambda line: None)
+
+
+def test_a_trial_that_failed_before_any_report_has_nothing_to_compare_with(
+    toy_run: NewRun, carry_out: CarryOut, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = toy_run()
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a loose cable")
+
+    with monkeypatch.context() as context:
+        context.setattr(Gan, "loss_and_rows", broken)
+        with pytest.raises(NoUsableTrialError):
+            carry_out(run, trials=1)
+    end = command("replay", run.name, "0")
+    reason = "it failed before its first report: RuntimeError: a loose cable"
+    assert (end.code, end.out) == (1, "")
+    assert end.err == f"d3tune: {run.path}: trial 0 has nothing to compare with: {reason}\n"
+
+
+def test_a_trial_that_diverges_before_any_report_does_so_again(
+    toy_run: NewRun, carry_out: CarryOut, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = toy_run()
+    sound = Gan.loss_and_rows
+
+    def poisoned(self: Gan, *arguments: Any) -> Any:
+        total, *others = sound(self, *arguments)
+        return (total * float("nan"), *others)
+
+    monkeypatch.setattr(Gan, "loss_and_rows", poisoned)
+    with pytest.raises(NoUsableTrialError):
+        carry_out(run, trials=1)
+    end = command("replay", run.name, "0")
+    assert (end.code, end.out) == (0, "trial 0: diverges before its first report, as in the record\n")
 
 
 def test_a_run_that_has_not_begun_cannot_be_replayed(new_run: NewRun) -> None:
