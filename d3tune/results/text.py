@@ -166,6 +166,9 @@ def settings_text(config: "type[TrialConfig]") -> str:
 
 
 def _value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        # as --set takes it
+        return "null" if value is None else str(value).lower()
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
