@@ -2,7 +2,7 @@
 
 One after another: `benchmarks.step`, `evaluation`, `memory`, `overhead` and `benchmarks.growth` (with
 ``--full`` to 10,000 trials). The report, Markdown and JSON, is written into ``benchmarks/reports/``: machine, versions,
-and what each benchmark printed, with its limits. It exits with 1 where a limit does not hold; the report is written all
+and what each benchmark printed, with its limits; one that ended without figures is told as such. It exits with 1 where a limit does not hold; the report is written all
 the same.
 """
 
@@ -70,13 +70,22 @@ def environment() -> dict[str, str]:
 
 def markdown(date: str, about: dict[str, str], sections: Sequence[Section]) -> str:
     """The report."""
-    failed = [section.name for section in sections if section.code != 0]
-    verdict = f"Limits that do not hold: see {', '.join(failed)}." if failed else "All limits hold."
+    broken = [section.name for section in sections if section.figures is None]
+    missed = [section.name for section in sections if section.code != 0 and section.name not in broken]
+    verdict = f"Limits that do not hold: see {', '.join(missed)}." if missed else "All limits hold."
+    if broken:
+        verdict = f"Ended without figures: {', '.join(broken)}. {verdict if missed else ''}".rstrip()
     lines = [f"# Benchmarks, {date}", "", verdict, "", *(f"- {name}: {value}" for name, value in about.items())]
     for section in sections:
         lines += ["", f"## {section.name}", "", f"`{section.command}`, {section.minutes:.1f} min", ""]
         lines += ["```text", section.text.rstrip(), "```"]
     return "\n".join(lines) + "\n"
+
+
+def free_name(date: str) -> Path:
+    """Of the next report of a day; none is written over."""
+    names = [f"{date}.md", *(f"{date}-{number}.md" for number in range(2, 1000))]
+    return next(path for name in names if not (path := REPORTS / name).exists())
 
 
 def _lines(path: str) -> list[str]:
@@ -104,7 +113,7 @@ def main() -> int:
     growth = ["--full"] if given.full else []
     sections = [run("step"), run("evaluation"), run("memory"), run("overhead"), run("growth", *growth)]
     REPORTS.mkdir(exist_ok=True)
-    path = REPORTS / f"{date}.md"
+    path = free_name(date)
     path.write_text(markdown(date, about, sections), encoding="utf-8")
     figures = {section.name: {"code": section.code, "figures": section.figures} for section in sections}
     path.with_suffix(".json").write_text(json.dumps({"about": about, **figures}, indent=1) + "\n", encoding="utf-8")
