@@ -2,8 +2,8 @@
 
 One after another: `benchmarks.step`, `evaluation`, `memory`, `overhead` and `benchmarks.growth` (with
 ``--full`` to 10,000 trials). The report, Markdown and JSON, is written into ``benchmarks/reports/``: machine, versions,
-and what each benchmark printed, with its limits; one that ended without figures is told as such. It exits with 1 where a limit does not hold; the report is written all
-the same.
+and what each benchmark printed, with its limits; one that ended without figures is told as such. It exits with 1 where
+a limit does not hold; the report is written all the same.
 """
 
 import argparse
