@@ -134,6 +134,9 @@ class RayExecutor:
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
             lifeline.release()
+            if lifeline.lost:
+                # its interrupt came after its own request to stop, like a user's second one
+                self._stop.at_once = False
         try:
             if not self._ends_at_once:
                 ray.shutdown()
