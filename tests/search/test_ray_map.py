@@ -19,7 +19,7 @@ from d3tune.search.executor.environment import ray
 from d3tune.search.executor.processes import alive
 from d3tune.search.executor.ray import RayExecutor
 
-PATIENCE = 60
+PATIENCE = 120
 found = {}
 
 def until(condition):
@@ -29,9 +29,7 @@ def until(condition):
 
 def first_ends_last(index):
     if index == 0:
-        until(Path("last").exists)
-    if index == 3:
-        Path("last").touch()
+        until(Path("others").exists)
     return index
 
 def endless(index):
@@ -48,13 +46,18 @@ def killed():
 def refused():
     raise UsageError("not like this")
 
+def note(index, result):
+    ended.append((index, result))
+    if len(ended) == 3:
+        Path("others").touch()
+
 def stop_amid(index, result):
     until(lambda: Path("pid-1").exists() and Path("pid-2").exists())
     stop.requested = True
 
 executor = RayExecutor(Resources(cpus_per_trial=0.1, concurrency=3), Path("log.txt"))
 ended = []
-results = executor.map(first_ends_last, [(n,) for n in range(4)], StopSignal(), lambda n, r: ended.append((n, r)))
+results = executor.map(first_ends_last, [(n,) for n in range(4)], StopSignal(), note)
 found["order"] = [results, ended]
 
 for name, function in (("lost", killed), ("raised", refused)):
@@ -99,7 +102,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=550,
         cwd=tmp_path_factory.mktemp("map"),
         check=False,
     )
