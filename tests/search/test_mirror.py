@@ -57,7 +57,8 @@ def train(ledger: Ledger, reports: list[Report], complete: bool = True) -> int:
 
 
 def faults(store: str, ledger: Ledger, settled: bool = True) -> list[str]:
-    return mirror_faults(store, UID, SEARCH, ledger.trials(), settled=settled, closed=True)
+    run = RunDirectory(Path("run"), UID, "run", "", SEARCH, Path("toy"), {})
+    return [str(fault) for fault in mirror_faults(store, run, ledger.trials(), settled=settled, closed=True)]
 
 
 def runs(store: str) -> list[Any]:
