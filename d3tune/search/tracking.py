@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from d3tune.config import SearchConfig
 from d3tune.errors import UsageError, root_cause
 from d3tune.files import home, slug, writable_directory
+from d3tune.search.batches import log_run
 from d3tune.search.mlflow_file import create_store
 from d3tune.search.reports import Report, best_report
 from d3tune.search.study import Ledger, reports_of
@@ -42,9 +43,6 @@ SYNC_SECONDS = 3.0
 RETRY_SECONDS = 1.0
 # what SQLite says of a store that may be used again later
 PASSING = ("database is locked", "database or disk is full", "disk I/O error")
-# an MLflow batch holds 1000 entities, 100 of them parameters
-METRICS_PER_BATCH = 1000
-PARAMS_PER_BATCH = 100
 STATUS = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "FINISHED",
@@ -219,7 +217,7 @@ class Mirror:
             if self._closed.get(number) is None:
                 client.set_tag(run_id, STATE_TAG, "INTERRUPTED")
                 client.set_terminated(run_id, "KILLED")
-        _log(client, self._parent, [(key, value, 0) for key, value in metrics.items()], tags={STATE_TAG: state})
+        log_run(client, self._parent, [(key, value, 0) for key, value in metrics.items()], tags={STATE_TAG: state})
         for path in artifacts:
             client.log_artifact(self._parent, str(path))
         client.set_terminated(self._parent, PARENT_STATUS[state])
@@ -282,7 +280,7 @@ class Mirror:
         if not self._parent:
             self._parent = self._create(client, f"{self._search.backbone}-s{self._search.seed}", {})
             params = {f"search.{key}": value for key, value in self._search.model_dump().items()}
-            _log(client, self._parent, params=params)
+            log_run(client, self._parent, params=params)
         else:
             client.update_run(self._parent, status="RUNNING")
         self._client = client
@@ -345,7 +343,7 @@ class Mirror:
         tags = {STATE_TAG: trial.state.name} if ended else {}
         if "failure" in trial.user_attrs:
             tags["d3tune.failure"] = trial.user_attrs["failure"]
-        _log(client, run_id, rows, params, tags)
+        log_run(client, run_id, rows, params, tags)
         self._with_params.add(trial.number)
         # a study that lost its last record is behind MLflow until it has made that again
         self._written[trial.number] = max(self._written.get(trial.number, 0), *(r.update for r in reports), 0)
@@ -353,35 +351,6 @@ class Mirror:
             # last: a later process takes a run with the tag and this status for finished
             client.set_terminated(run_id, STATUS[trial.state])
             self._closed[trial.number] = trial.state.name
-
-
-def _log(
-    client: "MlflowClient",
-    run_id: str,
-    rows: Sequence[tuple[str, float, int]] = (),
-    params: Mapping[str, Any] | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> None:
-    """Metrics as (name, value, step), parameters and tags in as few calls as MLflow's limits allow."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    now = int(time.time() * 1000)
-    metrics = [Metric(key, value, now, step) for key, value, step in rows if math.isfinite(value)]
-    pairs = [Param(key, str(value)) for key, value in (params or {}).items()]
-    labels = [RunTag(key, value) for key, value in (tags or {}).items()]
-    while metrics or pairs or labels:
-        n_pairs = min(len(pairs), PARAMS_PER_BATCH)
-        n_metrics = _whole_steps([metric.step for metric in metrics], METRICS_PER_BATCH - n_pairs - len(labels))
-        client.log_batch(run_id, metrics=metrics[:n_metrics], params=pairs[:n_pairs], tags=labels)
-        metrics, pairs, labels = metrics[n_metrics:], pairs[n_pairs:], []
-
-
-def _whole_steps(steps: Sequence[int], most: int) -> int:
-    """How many values go into a batch: of a step that is there in part, a later process would write that part twice."""
-    if len(steps) <= most:
-        return len(steps)
-    # one step may be more than a batch
-    return steps.index(steps[most]) or most
 
 
 def mirrored_metrics(report: Report) -> dict[str, float]:

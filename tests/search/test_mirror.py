@@ -10,13 +10,14 @@ from mlflow import MlflowClient
 
 from d3tune.config import SearchConfig
 from d3tune.search import tracking
+from d3tune.search.batches import METRICS_PER_BATCH
 from d3tune.search.executor import StopSignal
 from d3tune.search.mirrored import mirror_faults
 from d3tune.search.reports import Report
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome
 from d3tune.search.study import Ledger
-from d3tune.search.tracking import METRICS_PER_BATCH, Mirror
+from d3tune.search.tracking import Mirror
 
 # MLflow on SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
