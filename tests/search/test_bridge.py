@@ -5,7 +5,7 @@ import pickle
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,3 +163,15 @@ def test_the_study_stays_in_its_process(bridge: Bridge) -> None:
     for part in (bridge.searcher, bridge.pruner, bridge.drain):
         copy: Any = pickle.loads(pickle.dumps(part))  # noqa: S301
         assert vars(copy) == {}
+
+
+def test_a_trial_that_cannot_be_described_ends_the_search(bridge: Bridge) -> None:
+    """Not Ray's loop, which an exception in a searcher would leave in the middle."""
+
+    def broken(assignment: Assignment) -> TrainingJob:
+        raise RunError(f"no job of trial {assignment.number}")
+
+    searcher = StudySearcher(replace(bridge.queue, job=broken), bridge.fatal)
+    assert searcher.suggest("a") == Searcher.FINISHED
+    assert str(bridge.fatal.error) == "no job of trial 0"
+    assert bridge.stop.requested

@@ -10,6 +10,7 @@ from d3tune.errors import RunError
 from d3tune.search.executor import StopSignal, TrialQueue
 from d3tune.search.executor.environment import tune
 from d3tune.search.reports import Report
+from d3tune.search.study import Assignment
 
 # how often Ray puts another worker in the place of one that died
 WORKER_FAILURES = 2
@@ -58,21 +59,25 @@ class StudySearcher(_Shell, tune.search.Searcher):
         """The next trial's configuration, or FINISHED."""
         queue = self._queue
         late = queue.stop.deadline is not None and time.monotonic() > queue.stop.deadline
-        assignment = None
-        if not late and not queue.stop.requested:
-            with self._fatal.noted():
-                assignment = queue.ledger.next_trial(queue.limit)
-        if assignment is None:
+        if late or queue.stop.requested:
             return tune.search.Searcher.FINISHED
-        self._numbers[trial_id] = assignment.number
-        payload = {
+        with self._fatal.noted():
+            assignment = queue.ledger.next_trial(queue.limit)
+            if assignment is not None:
+                self._numbers[trial_id] = assignment.number
+                return {"number": assignment.number, "assignment": json.dumps(self._payload(assignment))}
+        return tune.search.Searcher.FINISHED
+
+    def _payload(self, assignment: Assignment) -> dict[str, Any]:
+        """What `TrialActor` gets."""
+        queue = self._queue
+        return {
             "job": queue.job(assignment).to_dict(),
             "directory": str(queue.directory(assignment.number)),
             "known_update": assignment.known_update,
             "keep_weights": queue.keeper.keeps_weights,
             "timeout": queue.trial_timeout,
         }
-        return {"number": assignment.number, "assignment": json.dumps(payload)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how the trial ended; a trial stopped by the pruner has been told already."""
