@@ -75,7 +75,7 @@ def train_text(trained: "Trained") -> str:
         [str(seed), *(f"{row[name]:.3f}" for name in ("H", "U", "S", "T1", "AUSUC"))]
         for seed, row in zip(trained.test.seeds, trained.test.per_seed, strict=True)
     ]
-    table = _table(["seed", f"{trained.test.protocol} H", "U", "S", "T1", "AUSUC"], rows)
+    table = table_text(["seed", f"{trained.test.protocol} H", "U", "S", "T1", "AUSUC"], rows)
     return f"{table}\n{test_line(trained.test)}"
 
 
@@ -127,7 +127,7 @@ def leaderboard_text(rows: Sequence[dict[str, Any]]) -> str:
         "features",
         "trials",
     ]
-    return _table([*header, "hours", "run"], cells) + "\nprotocol test: chosen on validation, tested once a seed"
+    return table_text([*header, "hours", "run"], cells) + "\nprotocol test: chosen on validation, tested once a seed"
 
 
 def datasets_text(infos: Sequence["DatasetInfo"]) -> str:
@@ -142,7 +142,7 @@ def datasets_text(infos: Sequence["DatasetInfo"]) -> str:
         ]
         for info in infos
     ]
-    return _table(["dataset", "rows", "X", "classes", "where, or what is wrong"], cells)
+    return table_text(["dataset", "rows", "X", "classes", "where, or what is wrong"], cells)
 
 
 def dataset_text(summary: "DatasetSummary") -> str:
@@ -162,7 +162,7 @@ def dataset_text(summary: "DatasetSummary") -> str:
 def settings_text(config: "type[TrialConfig]") -> str:
     """Every hyper-parameter of a backbone: its default, and what it is."""
     cells = [[name, _value(field.default), field.description or ""] for name, field in config.model_fields.items()]
-    return _table(["--set", "default", "what it is"], cells)
+    return table_text(["--set", "default", "what it is"], cells)
 
 
 def _value(value: Any) -> str:
@@ -175,7 +175,7 @@ def _value(value: Any) -> str:
 def doctor_text(findings: Sequence["Finding"]) -> str:
     """The examination, problems and notes marked."""
     cells = [[_mark(finding), finding.what, finding.state] for finding in findings]
-    return _table(["", "what", "state"], cells)
+    return table_text(["", "what", "state"], cells)
 
 
 def _mark(finding: "Finding") -> str:
@@ -194,7 +194,7 @@ def _outcome_table(outcome: "Outcome") -> str:
     for row in outcome.baselines:
         cells = [f"{row[f'test/{key}']:.3f}" for key in _SHOWN]
         rows.append([f"{row['name']} (baseline)", f"{row['val/H']:.3f}", *cells])
-    return _table(["model", "val H", "test H", "U", "S", "T1", "AUSUC"], rows) if rows else ""
+    return table_text(["model", "val H", "test H", "U", "S", "T1", "AUSUC"], rows) if rows else ""
 
 
 _SHOWN = ("H", "U", "S", "T1", "AUSUC")
@@ -205,7 +205,8 @@ def _with_sd(test: "TestResult", metric: str, digits: int = 3) -> str:
     return f"{test.mean(metric):.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table of cells, one line a row; a cell that is too long is folded."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in header:
         table.add_column(name, overflow="fold")

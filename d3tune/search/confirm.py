@@ -29,6 +29,18 @@ TestProtocol = Literal["test", "published"]
 TEST_METRICS = ("H", "U", "S", "T1", "AUSUC", "H_raw", "U_raw", "S_raw", "AUROC", "FPR95")
 
 
+class ConfirmationDivergedError(D3TuneError):
+    """A training that was to confirm a configuration diverged.
+
+    Attributes:
+        reason: where, and at which update.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"a confirmation diverged ({reason}); use fewer seeds, or another configuration")
+        self.reason = f"diverged: {reason}"
+
+
 class Selection(BaseModel):
     """What was fixed before the test. Under ``validation`` nothing here has seen a test row.
 
@@ -230,7 +242,7 @@ def _stored_map(
     file, is computed again.
 
     Raises:
-        D3TuneError: a training diverged.
+        ConfirmationDivergedError: a training diverged.
     """
     keys = [_key(function, item) for item in items]
     results: dict[int, Any] = {}
@@ -251,7 +263,7 @@ def _stored_map(
     try:
         executor.map(function, [items[index] for index in missing], stop, keep)
     except DivergedError as error:
-        raise D3TuneError(f"a confirmation diverged ({error}); resume with another --confirm-seeds") from None
+        raise ConfirmationDivergedError(str(error)) from None
     return [results[index] for index in range(len(items))]
 
 

@@ -59,7 +59,7 @@ def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed:
     return Plan(
         trials=options.trials,
         seconds=None if time_limit is None else parse_time(time_limit),
-        resources=_resources(options),
+        resources=resources_of(options),
         confirm_seeds=options.confirm_seeds,
         baselines=options.baselines,
         tracking_uri=store_uri(options.tracking_uri),
@@ -69,7 +69,12 @@ def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed:
     )
 
 
-def _resources(options: PlanOptions) -> Resources:
+def resources_of(options: PlanOptions) -> Resources:
+    """What trainings may use, checked against this machine.
+
+    Raises:
+        UsageError: a number is out of range, more is asked for than this machine has, or no cluster answers.
+    """
     cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
     for option, value in (("cpus_per_trial", cpus), ("gpus_per_trial", gpus or 0.0)):
         if not math.isfinite(value) or value < 0 or (option == "cpus_per_trial" and value == 0):

@@ -25,7 +25,7 @@ from d3tune.search.confirm import (
 )
 from d3tune.search.doubles import remove_doubles
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
-from d3tune.search.executor.inprocess import InProcessExecutor
+from d3tune.search.executor.choice import open_executor
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import RECORD, Keeper, bytes_used
 from d3tune.search.run import RunDirectory, as_itself
@@ -148,7 +148,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     state = "failed"
     outcome = Outcome(run, experiment=mirror.experiment_name)
     try:
-        with closing(executor or _executor(plan, run, stop)) as executor:
+        with closing(executor or open_executor(plan.resources, run.log, stop, plan.num_gpus)) as executor:
             _run_trials(run, plan, ledger, keeper, executor, stop, say)
             outcome.winner = winner(ledger.trials())
             outcome.counts = counts(ledger.trials())
@@ -320,14 +320,6 @@ def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any]
 
 def _artifacts(run: RunDirectory) -> list[Path]:
     return [run.best] if run.best.exists() else []
-
-
-def _executor(plan: Plan, run: RunDirectory, stop: StopSignal) -> Executor:
-    if plan.resources.executor == "local":
-        return InProcessExecutor()
-    from d3tune.search.executor.ray import RayExecutor
-
-    return RayExecutor(plan.resources, run.log, plan.num_gpus, stop)
 
 
 def _run_trials(

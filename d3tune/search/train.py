@@ -31,6 +31,23 @@ KEYS = {"format", "d3tune", "dataset", "backbone", "config", "selection", "test"
 
 
 @dataclass(frozen=True)
+class Configuration:
+    """What a configuration file says, on the dataset that was found for it.
+
+    Attributes:
+        job: to train, with seed 0.
+        selection: what validation fixed before, None where the file does not say.
+        dataset: the dataset.
+        source: where the file comes from.
+    """
+
+    job: TrainingJob
+    selection: Selection | None
+    dataset: GZSLDataset
+    source: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Trained:
     """A retrained configuration.
 
@@ -68,10 +85,8 @@ def train(
     """
     if n_seeds < 1:
         raise UsageError(f"--seeds {n_seeds}: must be at least 1")
-    document = _read(path)
-    dataset = _dataset(document, data_dir, path)
-    job = _job(document, dataset, path)
-    selection = _selection(document, job, path)
+    found = read_configuration(path, data_dir)
+    job, selection, dataset = found.job, found.selection, found.dataset
     if selection is None:
         say(f"no selection in {path}: fixing updates, head and offset on validation")
         selection = select(job, confirmation_seeds(0, n_seeds), executor, stop)
@@ -95,8 +110,24 @@ def train(
         "semantics": dataset.semantics_id,
         "features": dataset.feature_tag,
     }
+    return Trained(configuration_document(job, identity, selection, result, found.source), selection, result)
+
+
+def read_configuration(path: Path, data_dir: Path | None) -> Configuration:
+    """Read a configuration file and find its dataset.
+
+    Args:
+        path: a file of `d3tune export`, or one with ``dataset``, ``backbone`` and ``config`` alone.
+        data_dir: where datasets are looked for.
+
+    Raises:
+        UsageError: the file is wrong, or its dataset is missing or has another content.
+    """
+    document = _read(path)
+    dataset = _dataset(document, data_dir, path)
+    job = _job(document, dataset, path)
     source = document.get("source") or {"file": path.name}
-    return Trained(configuration_document(job, identity, selection, result, source), selection, result)
+    return Configuration(job, _selection(document, job, path), dataset, source)
 
 
 def _read(path: Path) -> dict[str, Any]:
