@@ -1,9 +1,10 @@
 """Run the benchmarks and write a dated report: ``python -m benchmarks [--full]``.
 
-One after another: `benchmarks.step`, `evaluation`, `memory`, `overhead` and `benchmarks.growth` (with
-``--full`` to 10,000 trials). The report, Markdown and JSON, is written into ``benchmarks/reports/``: machine, versions,
-and what each benchmark printed, with its limits; one that ended without figures is told as such. It exits with 1 where
-a limit does not hold; the report is written all the same.
+One after another: `benchmarks.step` with few rounds, `overhead` and `growth`, which together take a quarter of an hour
+on two cores; with ``--full`` all rounds of `step`, `growth` to 10,000 trials, and `evaluation` and `memory` too. The
+report, Markdown and JSON, is written into ``benchmarks/reports/``: machine, versions, and what each benchmark printed,
+with its limits; one that ended without figures is told as such. It exits with 1 where a limit does not hold; the report
+is written all the same.
 """
 
 import argparse
@@ -107,11 +108,13 @@ def _commit() -> str:
 def main() -> int:
     """Measure and write; 1 where a limit does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--full", action="store_true", help="growth to 10,000 trials")
+    parser.add_argument("--full", action="store_true", help="all rounds, all benchmarks, growth to 10,000 trials")
     given = parser.parse_args()
     about, date = environment(), datetime.now(UTC).strftime("%Y-%m-%d")
-    growth = ["--full"] if given.full else []
-    sections = [run("step"), run("evaluation"), run("memory"), run("overhead"), run("growth", *growth)]
+    if given.full:
+        sections = [run("step"), run("evaluation"), run("memory"), run("overhead"), run("growth", "--full")]
+    else:
+        sections = [run("step", "--quick"), run("overhead"), run("growth")]
     REPORTS.mkdir(exist_ok=True)
     path = free_name(date)
     path.write_text(markdown(date, about, sections), encoding="utf-8")

@@ -5,7 +5,8 @@
   "Within noise" is where that interval holds 0 or lies above it.
 - Speed: updates at FLO's shape, the two precisions taking turns; medians of CPU seconds (on a GPU: of the clock).
 
-It exits with 1 where bf16 is not to be the default: where H is not within noise, or where it is not faster.
+It exits with 1 where bf16 is not to be the default: where H is not within noise, or where an update is
+less than 1.05 times as fast.
 """
 
 import argparse
@@ -36,7 +37,9 @@ DATASET = "hanzi"
 # two-sided 95 % of Student's t with 4 degrees of freedom
 T_95 = 2.776
 CASES = [Case("flo", name, batch) for name in BACKBONES for batch in (64, 256)]
-ROUNDS = 3
+ROUNDS = 5
+# less than this many times faster is as fast
+FASTER = 1.05
 
 
 def best_h(backbone: str, precision: str, seed: int) -> float:
@@ -112,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.json:
         text = json.dumps({"accuracy": accuracy, "speed": speed}, indent=1)
         given.json.write_text(text + "\n", encoding="utf-8")
-    return int(not all(row["within noise"] for row in accuracy.values()) or min(speed.values()) <= 1)
+    return int(not all(row["within noise"] for row in accuracy.values()) or min(speed.values()) < FASTER)
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ def cells(result: Result) -> tuple[str, ...]:
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description="What one update costs.")
-    parser.add_argument("--quick", action="store_true", help="two rounds, and no reference where it is slow")
+    parser.add_argument("--quick", action="store_true", help="three rounds, and no reference where it is slow")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each case (default 7)")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     # as in a trial's process
     keep_freed_memory()
-    rounds = 2 if given.quick else given.rounds
+    rounds = 3 if given.quick else given.rounds
     print(f"simulated features, one thread, float32, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     results = []
     for case in CASES:

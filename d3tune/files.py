@@ -80,9 +80,21 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    write_atomically(path, lambda temporary: _write_utf8(temporary, text))
+def write_text(path: Path, text: str, private: bool = False) -> None:
+    """Write a UTF-8 text file atomically.
+
+    Args:
+        path: of the file.
+        text: its content.
+        private: whether only its owner may read it, as what may hold a password.
+    """
+
+    def write(temporary: Path) -> None:
+        if private:
+            temporary.touch(mode=0o600)
+        _write_utf8(temporary, text)
+
+    write_atomically(path, write)
 
 
 def make_new(path: Path, write: Callable[[Path], None]) -> bool:
@@ -126,9 +138,9 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically; NaN and infinity are refused, since JSON has none."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, private: bool = False) -> None:
+    """Write a JSON file atomically; NaN and infinity are refused, since JSON has none. See `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", private)
 
 
 def sync(path: Path) -> None:

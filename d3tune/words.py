@@ -2,10 +2,14 @@
 
 import re
 
-# a password in a database's address may hold a slash, one in a server's may not
 _PASSWORDS = (
-    re.compile(r"""((?:postgresql|mysql|mssql)[\w+]*://[^\s:/@"']*):[^\s"']*@"""),
-    re.compile(r"""(\w://[^\s:/@"']*):[^\s/"']*@"""),
+    # a password in a database's address may hold a slash and quotes, one in a server's may not
+    (re.compile(r"""((?:postgresql|mysql|mssql)[\w+]*://[^\s:/@"']*):\S*@"""), r"\1:***@"),
+    (re.compile(r"""(\w://[^\s:/@"']*):[^\s/"']*@"""), r"\1:***@"),
+    # a token in the place of a user
+    (re.compile(r"""(https?://)[^\s:/@"']+@"""), r"\1***@"),
+    # in a query, and in an ODBC string there, which writes = and ; as %3D and %3B
+    (re.compile(r"""((?:password|passwd|pwd|token)(?:=|%3D))(?:(?!%3B)[^\s&;"'])+""", re.IGNORECASE), r"\1***"),
 )
 
 
@@ -16,6 +20,6 @@ def plural(count: int, noun: str) -> str:
 
 def masked(text: str) -> str:
     """A text whose addresses show ``***`` in the place of a password."""
-    for pattern in _PASSWORDS:
-        text = pattern.sub(r"\1:***@", text)
+    for pattern, shown in _PASSWORDS:
+        text = pattern.sub(shown, text)
     return text

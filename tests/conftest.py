@@ -1,7 +1,9 @@
 """What tests of every part use: a home of their own, an empty MLflow store, the command line in this process."""
 
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +56,19 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return Ended(code if isinstance(code, int) else int(bool(code)), out, err)
 
     return run
+
+
+@pytest.fixture
+def no_file_larger() -> Callable[[int], AbstractContextManager[None]]:
+    """A context: the kernel lets this process write no file beyond so many bytes, as on a disk that fills up."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d3tune.files import write_atomically
+from d3tune.files import write_atomically, write_json
 
 
 def half(path: Path) -> None:
@@ -38,3 +38,16 @@ def test_a_reader_sees_the_old_content_until_the_new_is_whole(tmp_path: Path) ->
     write_atomically(path, write)
     assert [*seen, path.read_text(encoding="utf-8")] == ["old", "new"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_private_is_never_readable_by_others(tmp_path: Path) -> None:
+    path, modes = tmp_path / "plan.json", []
+    before = os.umask(0o022)
+    try:
+        write_json(path, {"a": 1}, private=True)
+        modes.append(path.stat().st_mode & 0o777)
+        write_json(path, {"a": 2})
+        modes.append(path.stat().st_mode & 0o777)
+    finally:
+        os.umask(before)
+    assert modes == [0o600, 0o644]

@@ -38,22 +38,29 @@ def ablate(
     from d3tune.search.ablate import terms_on
     from d3tune.search.executor import StopSignal
     from d3tune.search.executor.choice import open_executor
+    from d3tune.search.executor.ending import end_now
     from d3tune.search.planning import PlanOptions, resources_of
     from d3tune.search.train import read_configuration
 
     one_of("--format", shown, FORMATS)
     if output is not None:
         writable_file(output, "give another -o")
-    resources = resources_of(PlanOptions(executor=executor, concurrency=concurrency))
     found = read_configuration(config, data_dir)
     # before Ray is started
     terms_on(found.job)
+    threads = 1 if found.selection is None else found.selection.threads
+    resources = resources_of(PlanOptions(executor=executor, concurrency=concurrency, cpus_per_trial=threads))
     stop = StopSignal()
     try:
-        with draining(stop), closing(open_executor(resources, home() / "ablate.log", stop)) as opened:
+        with (
+            draining(stop, "stopping: what was trained is kept (again to stop at once)"),
+            closing(open_executor(resources, home() / "ablate.log", stop)) as opened,
+        ):
             ablation = take_apart(found, seeds, opened, stop, say)
     except KeyboardInterrupt:
         say("stopped; the same command goes on")
+        if stop.at_once and executor == "ray":
+            end_now(EXIT_INTERRUPTED)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if output is not None:
         write_text(output, _as(shown, ablation) + "\n")

@@ -37,7 +37,9 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 @contextmanager
-def draining(stop: "StopSignal") -> Iterator[None]:
+def draining(
+    stop: "StopSignal", line: str = "stopping: trials end at their last checkpoint (again to stop at once)"
+) -> Iterator[None]:
     """First Ctrl-C, SIGTERM or SIGHUP: drain. Second: at once."""
 
     def handle(number: int, frame: object) -> None:
@@ -45,7 +47,7 @@ def draining(stop: "StopSignal") -> Iterator[None]:
             stop.at_once = True
             raise KeyboardInterrupt
         stop.requested = True
-        say("stopping: trials end at their last checkpoint (again to stop at once)")
+        say(line)
 
     # under nohup a hangup is to be ignored; Ctrl-C works in a shell's background jobs too
     nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

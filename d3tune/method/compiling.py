@@ -1,11 +1,13 @@
 """Compiled losses: one graph a loss; on a GPU a CUDA graph, where launching kernels takes most of a small step."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from d3tune.errors import D3TuneError
+from d3tune.files import home
 
 Loss = Callable[..., Any]
 
@@ -21,22 +23,34 @@ def compiled(loss: Loss, device: torch.device, backend: str = "inductor") -> Los
     Raises:
         D3TuneError: by the loss, where it cannot be compiled here.
     """
+    _without_pickles()
     mode = "reduce-overhead" if device.type == "cuda" and backend == "inductor" else None
     graph = torch.compile(loss, fullgraph=True, dynamic=False, backend=backend, mode=mode)
 
     def call(*arguments: Any) -> Any:
         # the compiler is imported by now
-        from torch._dynamo.exc import TorchDynamoException
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
             total, parts, *more = graph(*arguments)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             reason = " ".join(str(error).split())[:200]
             raise D3TuneError(f"--compile: torch cannot compile the losses here: {reason}; leave it out") from None
         # the next replay writes over what this one returned; the parts are read after many
         return total, {name: part.clone() for name, part in parts.items()}, *more
 
     return call
+
+
+def _without_pickles() -> None:
+    """Keep kernels in a folder of the user's own, and leave out torch's caches of graphs, which it unpickles."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "kernels"))
+    from torch._functorch import config as functorch
+    from torch._inductor import config as inductor
+
+    functorch.enable_autograd_cache = False
+    inductor.fx_graph_cache = False
+    inductor.fx_graph_remote_cache = False
 
 
 def begin_anew() -> None:

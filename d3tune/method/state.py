@@ -43,9 +43,13 @@ def unpack(
         state: dict[int, Tensors] = {}
         for key, value in _below(tensors, f"adam/{name}/").items():
             index, field = key.split("/")
-            state.setdefault(int(index), {})[field] = value.clone()
+            state.setdefault(int(index), {})[field] = value
         _refuse_misfit(name, state, optimizer)
-        optimizer.state = state
+        # checkpoints are read on the CPU; a copy, since training changes it
+        optimizer.state = {
+            index: {field: value.to(optimizer.parameters[index].device, copy=True) for field, value in fields.items()}
+            for index, fields in state.items()
+        }
 
 
 def updates_made(tensors: Mapping[str, Tensor]) -> int:

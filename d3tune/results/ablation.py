@@ -1,5 +1,6 @@
 """Tables of an ablation: for a terminal, Markdown, and LaTeX with booktabs."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,13 @@ if TYPE_CHECKING:
 
 SHOWN = ("H", "U", "S", "T1", "AUSUC")
 HEADS = ["variant", "val H", *(f"test {name}" for name in SHOWN), "ΔH [95 %]", "p"]
-LATEX = {f"L_{name}": rf"$L_{{\mathrm{{{name}}}}}$" for name in ("cls", "be", "kl", "od")} | {"D³": "D$^3$"}
-LATEX |= {"±": r"$\pm$", "Δ": r"$\Delta$", "%": r"\%", "–": "--", "&": r"\&"}
+MARKS = {f"L_{name}": rf"$L_{{\mathrm{{{name}}}}}$" for name in ("cls", "be", "kl", "od")} | {"D³": "D$^3$"}
+ANY_MARK = re.compile("(" + "|".join(MARKS) + ")")
+SPECIAL = str.maketrans(
+    {"±": r"$\pm$", "Δ": r"$\Delta$", "–": "--", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+    | {"^": r"\textasciicircum{}"}
+    | {character: "\\" + character for character in "%&_#${}"}
+)
 
 
 def ablation_text(ablation: "Ablation") -> str:
@@ -72,6 +78,6 @@ def _notes(ablation: "Ablation") -> Sequence[str]:
 
 
 def _latex(cell: str) -> str:
-    for plain, special in LATEX.items():
-        cell = cell.replace(plain, special)
-    return cell
+    # every second piece is a mark
+    pieces = ANY_MARK.split(cell)
+    return "".join(MARKS[piece] if place % 2 else piece.translate(SPECIAL) for place, piece in enumerate(pieces))

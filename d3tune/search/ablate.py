@@ -136,7 +136,7 @@ def ablate(
     on = terms_on(job)
     seeds = confirmation_seeds(0, n_seeds) if given is None else _seeds(given.seeds, n_seeds)
     if given is not None:
-        job = replace(job, threads=given.threads, objective=given.objective, splits=given.splits)  # type: ignore[arg-type]
+        job = replace(job, threads=given.threads, compile=given.compile, objective=given.objective, splits=given.splits)
     store = store or _store(job)
     rows: list[Row] = []
     for name, kept in _variants(on):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from d3tune import __version__
-from d3tune.config import Device, SelectionProtocol, metric_prefix
+from d3tune.config import Device, Objective, SelectionProtocol, metric_prefix
 from d3tune.errors import D3TuneError, UsageError
 from d3tune.files import parse_json, write_json
 from d3tune.method.trainer import DivergedError
@@ -50,7 +50,7 @@ class Selection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     protocol: SelectionProtocol = "validation"
-    objective: str
+    objective: Objective
     splits: tuple[int, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     updates: int = Field(ge=1)
@@ -60,6 +60,7 @@ class Selection(BaseModel):
     published_H: float | None = Field(None, ge=0, le=1)
     threads: int = Field(1, ge=1, le=4096)
     device: Device = "cpu"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def select(
         **{f"{prefix}_H": fmean(report.metrics[f"{prefix}/{head}/{shown}"] for report in chosen)},
         threads=job.threads,
         device=job.device,
+        compile=job.compile,
     )
 
 

@@ -63,7 +63,8 @@ def find_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[Faul
         running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
         goes_on = f"go on with: {run.resume_command}"
         faults += [Fault(f"trial {number}: RUNNING, but the run is done", goes_on) for number in running]
-    if tracking_uri is not None:
+    # until its next command a copy has the identity, and so MLflow's runs, of its original
+    if tracking_uri is not None and copied_from(run) is None:
         faults += mirror_faults(tracking_uri, run, trials, settled=settled, closed=closed)
     return faults
 

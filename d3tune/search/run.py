@@ -106,7 +106,8 @@ class RunDirectory:
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Remember what this command wants, for a later resume without options, and where the run was; see `copied`."""
-        write_json(self.path / PLAN_FILE, {**plan, PLACE: str(self.path.resolve())})
+        # an address of a store may have a password
+        write_json(self.path / PLAN_FILE, {**plan, PLACE: str(self.path.resolve())}, private=True)
 
     def load_space(self, config: type[TrialConfig]) -> Space:
         """The frozen search space.
@@ -315,6 +316,8 @@ def _holds_something_else(path: Path) -> bool:
 
 
 def _refuse_difference(run: RunDirectory, search: SearchConfig, space: Space) -> None:
+    # a space that is damaged cannot be compared
+    run.load_space(load_backbone(run.search.backbone).config)
     changed = differences(run.identity, _identity(search, space))
     if changed:
         refused = _incompatible(run, search, space, load_backbone(search.backbone).config)

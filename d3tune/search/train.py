@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -93,7 +93,8 @@ def train(
     job = replace(
         job,
         threads=selection.threads,
-        objective=cast(Any, selection.objective),
+        compile=selection.compile,
+        objective=selection.objective,
         splits=selection.splits,
         protocol=selection.protocol,
     )

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from d3tune.data.dataset import GZSLDataset, ProtocolView
 from d3tune.data.prepared import open_prepared, prepare
 from d3tune.data.scaling import ScaledRows, scaled_rows
-from d3tune.data.shared import FOLDER, UNUSED_SECONDS, shared_rows
+from d3tune.data.shared import ABANDONED_SECONDS, FOLDER, LOCK, UNUSED_SECONDS, shared_rows
 from d3tune.data.tensors import load_tensors
 
 SCALINGS = ("minmax", "standard", "none")
@@ -38,7 +39,7 @@ def prepared(dataset: GZSLDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def files(of: GZSLDataset) -> list[Path]:
     assert of.path is not None
-    return sorted((of.path / FOLDER).glob("*"))
+    return sorted((of.path / FOLDER).glob("[!.]*"))
 
 
 def assert_same(found: ScaledRows, expected: ScaledRows) -> None:
@@ -82,11 +83,17 @@ def pickled(path: Path) -> None:
         np.save(file, np.array([os.getcwd], dtype=object), allow_pickle=True)
 
 
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut, of_another_size, pickled, emptied])
+@pytest.mark.parametrize("damage", [cut, of_another_size, pickled, emptied, flipped])
 def test_a_file_that_does_not_fit_is_made_again(prepared: GZSLDataset, damage: Callable[[Path], None]) -> None:
     view = prepared.view("test")
     shared_rows(view, "minmax")
@@ -104,6 +111,31 @@ def test_where_no_file_can_be_written_they_are_copies(prepared: GZSLDataset) -> 
     (prepared.path / FOLDER).write_text("in the way")
     view = open_prepared(prepared.path).view("test")
     assert_same(shared_rows(view, "minmax"), scaled_rows(view, "minmax"))
+
+
+def test_on_a_full_disk_they_are_copies_and_nothing_is_left(
+    prepared: GZSLDataset, no_file_larger: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    assert prepared.path is not None
+    view = prepared.view("test")
+    with no_file_larger(1000):
+        assert_same(shared_rows(view, "minmax"), scaled_rows(view, "minmax"))
+    assert [path.name for path in (prepared.path / FOLDER).iterdir()] == [LOCK]
+    assert_same(shared_rows(view, "minmax"), scaled_rows(view, "minmax"))
+    assert len(files(prepared)) == 1
+
+
+def test_what_a_killed_process_left_is_swept_after_a_day(prepared: GZSLDataset, dataset: GZSLDataset) -> None:
+    shared_rows(prepared.view("test"), "minmax")
+    (whole,) = files(prepared)
+    left = [whole.with_name(f".{whole.name}.{name}") for name in ("old", "new")]
+    for path in left:
+        path.write_bytes(b"half")
+    os.utime(left[0], (time.time() - ABANDONED_SECONDS - 60,) * 2)
+    prepare(dataset)
+    assert not left[0].exists()
+    assert left[1].exists()
+    assert whole.exists()
 
 
 def test_a_dataset_that_is_not_prepared_is_copied(dataset: GZSLDataset) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from d3tune.method.adam import Adam
+from d3tune.method.state import unpack
 
 WITHOUT_COMPILER = """
 import sys
@@ -61,3 +62,16 @@ def test_no_gradient_stays() -> None:
 def test_the_compiler_is_not_imported() -> None:
     """It would cost every worker 70 MB, and its first trial two seconds."""
     subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], check=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_restored_moments_are_copies_where_the_parameters_are(device: str) -> None:
+    """Checkpoints are read on the CPU, whatever they were written from; torch's own moves them too."""
+    optimizer = Adam([nn.Parameter(torch.zeros(2, device=device))], 1e-3)
+    stored = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}
+    unpack({f"adam/generator/0/{name}": value for name, value in stored.items()}, {}, {"generator": optimizer})
+    assert optimizer.state[0].keys() == stored.keys()
+    for name, value in optimizer.state[0].items():
+        assert value.device.type == device
+        assert value.shape == stored[name].shape
+        assert value.data_ptr() != stored[name].data_ptr()

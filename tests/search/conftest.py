@@ -1,11 +1,9 @@
 """Small searches: a home of its own for each test, tiny hyper-parameters, a toy dataset as a pair of files."""
 
 import importlib.util
-import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -166,22 +164,6 @@ def on_report(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Repor
         monkeypatch.setattr(inprocess, "RunningTrial", Observed)
 
     return observe
-
-
-@pytest.fixture
-def no_file_larger() -> Callable[[int], AbstractContextManager[None]]:
-    """A context: the kernel lets this process write no file beyond so many bytes, as on a disk that fills up."""
-
-    @contextmanager
-    def limited(size: int) -> Iterator[None]:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    return limited
 
 
 @pytest.fixture

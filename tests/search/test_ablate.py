@@ -29,16 +29,16 @@ T_5 = 2.7764451051977987
 class Counting(InProcessExecutor):
     """Counts the trainings, and lets those diverge that have no L_od, where told so."""
 
-    def __init__(self, diverge: Callable[[TrainingJob], bool] = lambda job: False) -> None:
+    def __init__(self, diverge: Callable[[TrainingJob], bool] = lambda job: False, where: str = "loss critic") -> None:
         super().__init__()
         self.trained = 0
-        self._diverge = diverge
+        self._diverge, self._where = diverge, where
 
     def map(self, function: Any, items: Any, stop: StopSignal, on_result: Any = None) -> list[Any]:
         """See `Executor.map`."""
         for item in items:
             if self._diverge(item[0]):
-                raise DivergedError("loss critic", 3)
+                raise DivergedError(self._where, 3)
         self.trained += len(items)
         return super().map(function, items, stop, on_result)
 
@@ -191,6 +191,15 @@ def test_the_tables_say_the_same(write: Callable[..., Path], tmp_path: Path) -> 
     # nothing is left that LaTeX would not print
     assert not re.search(r"[±Δ³–]|(?<!\\)%", "\n".join(body))
     assert "Off in the configuration itself, and so in every row: L_be, L_kl." in markdown
+
+
+def test_a_reason_is_no_latex(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(embedding_weight=0.0, label_weight=0.0)
+    diverging = Counting(lambda job: job.config["ood_weight"] == 0, "loss generator_classification & 5 % of {x}")
+    latex = ablation_latex(taken_apart(path, tmp_path, diverging))
+    (line,) = [line for line in latex.splitlines() if line.startswith("without $L_{\\mathrm{od}}$")]
+    assert r"loss generator\_classification \& 5 \% of \{x\} is not finite" in line
+    assert line.count(" & ") == len(HEADS) - 1
 
 
 def test_the_command_writes_a_table_and_goes_on(

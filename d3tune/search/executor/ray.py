@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +114,17 @@ class RayExecutor:
                 index, item = todo.pop(0)
                 running[remote.remote(function, *item)] = index
             if stop.requested:
-                for reference in running:
-                    ray.cancel(reference, force=True)
+                _cancel(running)
                 raise KeyboardInterrupt
             ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for reference in ready:
                 index = running.pop(reference)
-                results[index] = _result(reference)
+                try:
+                    results[index] = _result(reference)
+                except BaseException:
+                    # the caller may go on with this Ray
+                    _cancel(running)
+                    raise
                 if on_result is not None:
                     on_result(index, results[index])
         return [results[index] for index in range(len(items))]
@@ -227,6 +231,11 @@ class RayExecutor:
                     )
             raise UsageError("no node has the CPUs and GPUs that one trial asks for; ask for less")
         return min(fits, self._resources.concurrency or fits)
+
+
+def _cancel(references: Iterable[Any]) -> None:
+    for reference in references:
+        ray.cancel(reference, force=True)
 
 
 def _result(reference: Any) -> Any:
