@@ -206,6 +206,8 @@ def extend_run(run: RunDirectory, search: SearchConfig, space: Space, config: ty
         RunError: the trials of the two would not be comparable; the message names what differs.
     """
     wanted = _identity(search, space)
+    # a space that is damaged cannot be compared
+    run.load_space(config)
     changed = differences(run.identity, wanted)
     if not changed:
         return run

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from d3tune.results.doctor import examine_run
 from d3tune.search.executor import StopSignal
@@ -59,6 +60,18 @@ def test_a_copied_run_is_a_run_of_its_own(
     sound(copy, 3)
     sound(open_run(run.name), 2)
     assert [len(mlflow_runs(item)) for item in (run, copy)] == [3, 4]
+
+
+def test_a_copy_that_is_examined_first_is_not_told_of_its_originals_trials(
+    toy_run: ToyRun, carry_out: CarryOut, command: Command, tmp_path: Path
+) -> None:
+    """It has the identity of the original until its next command; to delete those MLflow runs would be wrong."""
+    run = toy_run()
+    carry_out(run, trials=1)
+    place = shutil.copytree(run.path, tmp_path / "copy")
+    assert command("resume", run.name, "--trials", "3").code == 0
+    examined = command("doctor", place)
+    assert (examined.code, "delete" in examined.out) == (0, False)
 
 
 def test_a_moved_or_linked_run_and_one_whose_original_is_gone_are_no_copies(
@@ -117,6 +130,23 @@ def test_a_truncated_run_file_is_one_line_with_what_to_do(share: float, toy_run:
     assert (end.code, end.out, end.err.count("\n")) == (1, "", 1)
     assert end.err.startswith(f"d3tune: {path}: ")
     assert end.err.endswith("; put an intact copy of the file there, or search anew with another --run-dir\n")
+
+
+@pytest.mark.parametrize("lost", ["fixed", "parameters", "warm_start"])
+@pytest.mark.parametrize("extend", [False, True])
+def test_a_run_file_with_a_damaged_space_is_one_line_for_the_same_search_too(
+    lost: str, extend: bool, toy_run: ToyRun, command: Command, toy_options: Callable[..., tuple[str, ...]]
+) -> None:
+    run = toy_run()
+    path = run.path / "run.yaml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document["space"][lost] = 7
+    document.pop("lines", None)
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    options = [*toy_options(), "--run-dir", run.path, *(["--extend"] if extend else [])]
+    end = command("search", *options)
+    assert (end.code, end.out, end.err.count("\n")) == (1, "", 1), end.err
+    assert f"{path}: space" in end.err
 
 
 @pytest.mark.parametrize("how", ["cut short", "a bit flipped"])

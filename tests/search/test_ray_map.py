@@ -82,6 +82,20 @@ executor.close()
 joined = subprocess.run([sys.executable, "-c", JOINED, address], capture_output=True, text=True, timeout=120)
 found["joined"] = [joined.returncode, joined.stdout, joined.stderr]
 
+def endless_or_refused(index):
+    if index == 0:
+        until(Path("pid-5").exists)
+        raise UsageError("not like this")
+    endless(5)
+
+try:
+    executor.map(endless_or_refused, [(0,), (1,)], StopSignal())
+except UsageError:
+    other = int(Path("pid-5").read_text())
+    until(lambda: not alive(other))
+    found["left behind"] = alive(other)
+    Path("pid-5").unlink()
+
 stop = StopSignal()
 try:
     executor.map(endless, [(n,) for n in range(4)], stop, stop_amid)
@@ -128,6 +142,11 @@ def test_a_call_whose_worker_is_killed_is_tried_again_and_then_an_error_of_one_l
 
 def test_an_error_of_a_call_is_raised_as_it_is(found: dict[str, Any]) -> None:
     assert found["raised"] == ["UsageError", "not like this"]
+
+
+def test_an_error_of_a_call_ends_the_others(found: dict[str, Any]) -> None:
+    """Whoever takes it for a result goes on with the same workers."""
+    assert found["left behind"] is False
 
 
 def test_a_stop_ends_the_calls_that_are_running(found: dict[str, Any]) -> None:
