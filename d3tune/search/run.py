@@ -231,7 +231,7 @@ def copied_from(run: RunDirectory) -> Path | None:
     """
     try:
         place = Path(str(run.read_plan()[PLACE]))
-        same = read_yaml(place / RUN_FILE).get("uid") == run.uid and not place.samefile(run.path)
+        same = not place.samefile(run.path) and read_yaml(place / RUN_FILE).get("uid") == run.uid
     except (RunError, UsageError, KeyError, OSError, ValueError):
         return None
     return place if same else None

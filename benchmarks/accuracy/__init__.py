@@ -1,0 +1,1 @@
+"""What D³GZSL and everything around it is worth, measured fairly: ``python -m benchmarks.accuracy``."""
