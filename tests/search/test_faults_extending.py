@@ -9,8 +9,7 @@ from optuna.trial import TrialState
 
 from d3tune.errors import RunError
 from d3tune.method.generators import load_backbone
-from d3tune.search import search
-from d3tune.search.executor import StopSignal
+from d3tune.search.executor import StopSignal, choice
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.invariants import best_value
 from d3tune.search.replay import replay_suggestions
@@ -237,12 +236,12 @@ def test_another_number_of_trials_at_once_goes_on_with_the_interrupted_ones(
         stop.requested = n == 7
 
     on_report(stop_at)
-    monkeypatch.setattr(search, "InProcessExecutor", lambda: InProcessExecutor(workers=before))
+    monkeypatch.setattr(choice, "InProcessExecutor", lambda: InProcessExecutor(workers=before))
     carry_out(run, trials=6, stop=stop)
     begun = read_trials(run.journal)
     assert 1 <= sum(trial.state == TrialState.RUNNING for trial in begun) <= before
     on_report(lambda n, _: None)
-    monkeypatch.setattr(search, "InProcessExecutor", lambda: InProcessExecutor(workers=after))
+    monkeypatch.setattr(choice, "InProcessExecutor", lambda: InProcessExecutor(workers=after))
     carry_out(run, trials=6)
     sound(run, 6)
     trials = read_trials(run.journal)
