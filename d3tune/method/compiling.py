@@ -1,13 +1,11 @@
 """Compiled losses: one graph a loss; on a GPU a CUDA graph, where launching kernels takes most of a small step."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from d3tune.errors import D3TuneError
-from d3tune.files import home
 
 Loss = Callable[..., Any]
 
@@ -43,8 +41,7 @@ def compiled(loss: Loss, device: torch.device, backend: str = "inductor") -> Los
 
 
 def _without_pickles() -> None:
-    """Keep kernels in a folder of the user's own, and leave out torch's caches of graphs, which it unpickles."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "kernels"))
+    """Leave out torch's caches of graphs: it unpickles what it finds there."""
     from torch._functorch import config as functorch
     from torch._inductor import config as inductor
 

@@ -1,5 +1,6 @@
 """What a worker is told to train, as plain values that travel to any process."""
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from d3tune.data.dataset import Protocol, ProtocolView
 from d3tune.data.prepared import open_prepared
 from d3tune.data.tensors import Tensors, class_semantics, load_tensors
 from d3tune.errors import RunError
+from d3tune.files import home
 from d3tune.method.compiling import begin_anew
 from d3tune.method.generators import load_backbone
 from d3tune.method.memory import keep_freed_memory
@@ -84,6 +86,8 @@ class TrainingJob:
             for split in splits
         ]
         if self.compile:
+            # of the user's own: torch's default is a folder of all users
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "kernels"))
             begin_anew()
         return [start_training(backbone, view, config, self.seed, self.compile) for view in tensors]
 

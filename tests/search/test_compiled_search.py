@@ -11,6 +11,8 @@ import pytest
 
 # MLflow on SQLAlchemy 2.1; torch's tracer asks for an attribute that torch has deprecated
 pytestmark = [
+    # half a minute of torch's compiler
+    pytest.mark.fault,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
     pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"),

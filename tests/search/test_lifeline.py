@@ -16,6 +16,8 @@ from d3tune.search.executor.processes import alive, program
 
 NAMES = ("raylet", "gcs_server")
 lifeline.POLL_SECONDS = 0.05
+# a shell has its background jobs ignore it, and so whatever those start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def start(name, script="read _"):
     # ends with this process, whose end of the pipe it reads
