@@ -86,6 +86,22 @@ def fit_eszsl(data: Tensors) -> Iterator[Fitted]:
             yield Fitted(asdict(EszslSetting(10.0**gamma, 10.0**lam)), _linear(weight))
 
 
+def gaussian_scorer(x: Tensor, data: Tensors, setting: GaussianSetting) -> Scorer:
+    """`gaussian` of one setting in any space.
+
+    Args:
+        x: (n, D) float64, the training rows there.
+        data: classes and semantics.
+        setting: hyper-parameters.
+
+    Returns:
+        From rows (m, D) float64 to scores of all classes (m, N).
+    """
+    means, covariance = within_class_covariance(x, data.train_y, data.n_seen)
+    mu = torch.cat([means, predict_means(means, data.semantics.double(), data.n_seen, setting)])
+    return discriminant(mu, shrunk_factor(covariance, setting.shrinkage))
+
+
 def predict_means(means: Tensor, semantics: Tensor, n_seen: int, setting: GaussianSetting) -> Tensor:
     """Unseen class means (N_u, X) by kernel ridge regression from semantics.
 

@@ -8,14 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from d3tune.config import TrialConfig
-from d3tune.method.closed_form import (
-    GaussianSetting,
-    discriminant,
-    evaluation_scores,
-    predict_means,
-    shrunk_factor,
-    within_class_covariance,
-)
+from d3tune.method.closed_form import GaussianSetting, evaluation_scores, gaussian_scorer
 from d3tune.method.generators import BackboneEntry
 from d3tune.method.metrics import accuracies
 from d3tune.method.state import updates_made
@@ -50,9 +43,7 @@ class Gaussian(Trainer):
         """See `Trainer.evaluate`; the one head is ``discriminant``."""
         data, config = self.tensors, self.config
         setting = GaussianSetting(config.kernel, config.kernel_gamma, config.ridge, config.shrinkage)
-        means, covariance = within_class_covariance(data.train_x.double(), data.train_y, data.n_seen)
-        mu = torch.cat([means, predict_means(means, data.semantics.double(), data.n_seen, setting)])
-        score = discriminant(mu, shrunk_factor(covariance, config.shrinkage))
+        score = gaussian_scorer(data.train_x.double(), data, setting)
         scores = evaluation_scores(data, score, config.offset_unit)
         self._require_finite(f"a score of head {HEAD}", scores.seen, scores.unseen)
         return Evaluation(self.update, {HEAD: accuracies(scores, seen_offset)}, self._take_losses())

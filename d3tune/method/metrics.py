@@ -5,7 +5,7 @@ subtracted from the scores of all seen classes before the arg max (calibrated st
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -124,6 +124,14 @@ def read_scores(
     seen, unseen = score(data.eval_seen_x), score(data.eval_unseen_x)
     scores = Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
     return scores if offset_unit == "score" else scores.divided_by(margin_sd(score(data.train_x), data.n_seen))
+
+
+def mean_of(parts: Sequence[Scores]) -> Scores:
+    """The mean of several classifiers' scores of the same rows, in whatever unit each is."""
+    seen, unseen = (
+        torch.stack([getattr(part, name).double() for part in parts]).mean(dim=0) for name in ("seen", "unseen")
+    )
+    return replace(parts[0], seen=seen, unseen=unseen)
 
 
 def margin_sd(training_scores: Tensor, n_seen: int) -> Tensor:

@@ -5,25 +5,26 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from d3tune.config import TrialConfig
 from d3tune.data.tensors import Tensors
 from d3tune.method import state
 from d3tune.method.adam import Adam
+from d3tune.method.closed_form import GaussianSetting, Scorer, gaussian_scorer
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.metrics import accuracies, auroc, fpr_at_95, read_scores
-from d3tune.method.networks import scaled_linear
+from d3tune.method.metrics import Scores, accuracies, auroc, fpr_at_95, mean_of, read_scores
 from d3tune.method.randomness import stream
 from d3tune.method.rebalanced import RebalancedMSE
+from d3tune.method.regressors import Regressors, dropout_mask
 from d3tune.method.trainer import Evaluation, Trainer
 
-HEAD = "cosine"
+Head = Literal["cosine", "discriminant", "combined"]
 
 
 class RezslConfig(TrialConfig):
-    """Hyper-parameters of `rezsl`."""
+    """Hyper-parameters of `rezsl`; the defaults are the published system, one network read by its cosine."""
 
     batch_size: int = Field(128, ge=2, le=65536, description="real seen rows per update")
     hidden_dim: int = Field(1024, ge=0, le=65536, description="width of the hidden layer; 0 is a linear map")
@@ -37,16 +38,41 @@ class RezslConfig(TrialConfig):
         "reconstructed", description="official weighs by the batch's own errors alone, as the authors' code computes"
     )
 
+    members: int = Field(1, ge=1, le=256, description="networks trained side by side; heads read all of them")
+    hidden_dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden units off at each row of an update")
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="share of features off at each row of an update")
+
+    heads: tuple[Head, ...] = Field(
+        ("cosine",), min_length=1, description="the classifiers that read the networks; the best on validation counts"
+    )
+    kernel_gamma: float = Field(1.0, gt=0, le=100, description="γ of heads with class means, see gaussian")
+    ridge: float = Field(0.1, gt=0, le=1e4, description="of the class means of heads that have them")
+    shrinkage: float = Field(0.8, ge=0, le=1, description="of the covariance of predicted semantics to its diagonal")
+    feature_shrinkage: float = Field(0.1, ge=0, le=1, description="of the covariance of features to its diagonal")
+
+    @field_validator("heads")
+    @classmethod
+    def _different(cls, heads: tuple[Head, ...]) -> tuple[Head, ...]:
+        if len(set(heads)) != len(heads):
+            raise ValueError(f"names one head twice: {', '.join(heads)}")
+        return heads
+
     @property
     def offered_heads(self) -> tuple[str, ...]:
-        """One: cosine to the semantics."""
-        return (HEAD,)
+        """See ``heads``."""
+        return self.heads
 
 
 class Rezsl(Trainer):
     """x → hidden → a^, trained by CE over scale·cos(a^, a_c) of the seen classes + λ·ReMSE(a^, a_y).
 
-    Scores are scale·cos(a^, a_c) of all classes.
+    With K members the loss is the sum of each one's own, on rows and dropout of its own; the record of ReMSE's errors
+    is one for all. Heads:
+
+    - ``cosine``: the members' mean of scale·cos(a^, a_c), of all classes.
+    - ``discriminant``: `gaussian` in the space of all members' a^ of length 1, side by side. Unseen class means by
+      kernel ridge from the seen ones take what regression gets wrong at seen classes into account.
+    - ``combined``: the mean of these two and of `gaussian` on the features, each divided by `margin_sd`.
     """
 
     config: RezslConfig
@@ -61,7 +87,8 @@ class Rezsl(Trainer):
         """
         super().__init__(tensors, config, seed)
         device = tensors.train_x.device
-        self.regressor = _regressor(tensors, config, stream(seed, "regressor")).to(device)
+        widths = (tensors.n_features, config.hidden_dim, tensors.semantics.shape[1])
+        self.regressor = Regressors(config.members, *widths, stream(seed, "regressor")).to(device)
         n_semantics = tensors.semantics.shape[1]
         self.remse = RebalancedMSE(
             tensors.n_seen, n_semantics, config.remse_p, config.remse_p2, in_batch=config.fidelity == "official"
@@ -71,15 +98,19 @@ class Rezsl(Trainer):
         self._rng = stream(seed, "updates", device=device)
 
     def evaluate(self, heads: Sequence[str] | None = None, seen_offset: float | None = None) -> Evaluation:
-        """See `Trainer.evaluate`; the one head is ``cosine``."""
+        """See `Trainer.evaluate`; AUROC is of the largest seen score of the first head."""
         losses = self._take_losses()
-        data = self.tensors
+        data, config = self.tensors, self.config
+        read: dict[str, Scores] = {}
         with torch.no_grad():
-            scores = read_scores(data, self._logits, self.config.offset_unit)
-        self._require_finite(f"a score of head {HEAD}", scores.seen, scores.unseen)
-        seen_max, unseen_max = (rows[:, : data.n_seen].amax(dim=1) for rows in (scores.seen, scores.unseen))
+            for head in heads or config.heads:
+                read[head] = self._scores(head)
+                self._require_finite(f"a score of head {head}", read[head].seen, read[head].unseen)
+        first = next(iter(read.values()))
+        seen_max, unseen_max = (rows[:, : data.n_seen].amax(dim=1) for rows in (first.seen, first.unseen))
         diagnostics = {"AUROC": auroc(seen_max, unseen_max), "FPR95": fpr_at_95(seen_max, unseen_max)}
-        return Evaluation(self.update, {HEAD: accuracies(scores, seen_offset)}, losses, diagnostics)
+        found = {head: accuracies(scores, seen_offset) for head, scores in read.items()}
+        return Evaluation(self.update, found, losses, diagnostics)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `Trainer.state_dict`."""
@@ -96,31 +127,56 @@ class Rezsl(Trainer):
     def _modules(self) -> dict[str, nn.Module]:
         return {"regressor": self.regressor, "remse": self.remse}
 
-    def _logits(self, x: Tensor) -> Tensor:
-        return self.config.cosine_scale * F.normalize(self.regressor(x), dim=1) @ self._unit_semantics.T
+    def _scores(self, head: str) -> Scores:
+        data, unit = self.tensors, self.config.offset_unit
+        if head == "cosine":
+            return read_scores(data, self._cosine, unit)
+        directions = self._discriminant(self._directions, self.config.shrinkage)
+        if head == "discriminant":
+            return read_scores(data, directions, unit)
+        parts = [self._cosine, directions, self._discriminant(lambda x: x, self.config.feature_shrinkage)]
+        return mean_of([read_scores(data, part, "margin_sd") for part in parts])
+
+    def _directions(self, x: Tensor) -> Tensor:
+        """Rows (n, X) to all members' a^ of length 1, side by side (n, K·A)."""
+        return F.normalize(self.regressor.predict(x), dim=2).transpose(0, 1).flatten(1)
+
+    def _cosine(self, x: Tensor) -> Tensor:
+        cosines = F.normalize(self.regressor.predict(x), dim=2) @ self._unit_semantics.T
+        return self.config.cosine_scale * cosines.mean(dim=0)
+
+    def _discriminant(self, read: Scorer, shrinkage: float) -> Scorer:
+        """`gaussian` in the space of a map of the features."""
+        data, config = self.tensors, self.config
+        setting = GaussianSetting("rbf", config.kernel_gamma, config.ridge, shrinkage)
+        score = gaussian_scorer(read(data.train_x).double(), data, setting)
+        return lambda x: score(read(x).double())
 
     def _step(self) -> dict[str, Tensor]:
         data, config = self.tensors, self.config
-        order = torch.randperm(len(data.train_x), generator=self._rng, device=self._rng.device)
-        rows = order[: config.batch_size]
-        x, y = data.train_x[rows], data.train_y[rows]
-        predicted = self.regressor(x)
+        rows = self._rows()
+        x, y = data.train_x[rows], data.train_y[rows].flatten()
+        if config.input_dropout > 0:
+            x = x * dropout_mask(x.shape, config.input_dropout, self._rng)
+        mask = None
+        if config.hidden_dropout > 0 and config.hidden_dim > 0:
+            mask = dropout_mask((*rows.shape, config.hidden_dim), config.hidden_dropout, self._rng)
+        predicted = self.regressor(x, mask).flatten(0, 1)
         logits = config.cosine_scale * F.normalize(predicted, dim=1) @ self._unit_semantics[: data.n_seen].T
         classification = F.cross_entropy(logits, y)
         regression = self.remse(predicted, data.semantics[y], y)
         self._optimizer.zero_grad()
-        torch.autograd.backward(classification + config.remse_weight * regression)
+        torch.autograd.backward(config.members * (classification + config.remse_weight * regression))
         self._optimizer.step()
         return {"classification": classification.detach(), "remse": regression.detach()}
 
-
-def _regressor(tensors: Tensors, config: RezslConfig, rng: torch.Generator) -> nn.Module:
-    """A linear map or one hidden ReLU layer, weights N(0, 1/n_in): the scale of a^ does not matter to its loss."""
-    n_in, n_out = tensors.train_x.shape[1], tensors.semantics.shape[1]
-    if config.hidden_dim == 0:
-        return scaled_linear(n_in, n_out, rng)
-    hidden, output = scaled_linear(n_in, config.hidden_dim, rng), scaled_linear(config.hidden_dim, n_out, rng)
-    return nn.Sequential(hidden, nn.ReLU(), output)
+    def _rows(self) -> Tensor:
+        """Each member's rows (K, B) of an update, in passes over all rows that the members share."""
+        n, members = len(self.tensors.train_x), self.config.members
+        size = min(n, self.config.batch_size)
+        passes = -(-members * size // n)
+        drawn = [torch.randperm(n, generator=self._rng, device=self._rng.device) for _ in range(passes)]
+        return torch.cat(drawn)[: members * size].view(members, size)
 
 
 BACKBONE = BackboneEntry(config=RezslConfig, start=Rezsl)

@@ -555,6 +555,20 @@ class TestRezsl(AnyContract):
         assert caught.value.update == 3
 
 
+class TestRezslWithMembers(AnyContract):
+    """Every random draw that rezsl can make, and every head."""
+
+    name = "rezsl"
+    small: ClassVar[dict[str, Any]] = TestRezsl.small | {
+        "members": 3,
+        "hidden_dropout": 0.3,
+        "input_dropout": 0.2,
+        "heads": ["cosine", "discriminant", "combined"],
+    }
+    learns: ClassVar[dict[str, Any]] = TestRezsl.learns | {"members": 2, "heads": ["combined"]}
+    learns_on = "hanzi_standard"
+
+
 class TestGaussian(AnyContract):
     name = "gaussian"
     small: ClassVar[dict[str, Any]] = {}

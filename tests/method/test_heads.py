@@ -19,7 +19,6 @@ from d3tune.method.heads import HeadReader, Spaces
 from d3tune.method.metrics import accuracies
 from d3tune.method.networks import EmbeddingClassifier
 from d3tune.method.randomness import stream
-from d3tune.method.regression import Rezsl, RezslConfig
 from d3tune.method.student import Synthetic
 from d3tune.method.training import start_training
 
@@ -230,135 +229,6 @@ def test_reader_changes_no_model(tiny: Tensors, synthetic: Synthetic) -> None:
     assert all(parameter.grad is None for parameter in after)
 
 
-# --- rezsl
-
-
-def rezsl(data: Tensors, **values: Any) -> Rezsl:
-    config = RezslConfig(**({"batch_size": 20, "hidden_dim": 8, "updates": 5, "evaluations": 1} | values))
-    trainer = start_training(load_backbone("rezsl"), data, config, 3)
-    assert isinstance(trainer, Rezsl)
-    return trainer
-
-
-def unit(x: Array) -> Array:
-    return np.asarray(x / np.sqrt((x**2).sum(axis=1, keepdims=True)))
-
-
-class SlowRezsl:
-    """The losses by loops, the regressor by numpy from given weights, gradients by finite differences."""
-
-    def __init__(self, trainer: Rezsl) -> None:
-        self.config, self.data = trainer.config, trainer.tensors
-        self.weights = [p.detach().double().numpy().copy() for p in trainer.regressor.parameters()]
-        self.errors = np.zeros((N_SEEN, self.data.semantics.shape[1]))
-        self.t = 0
-        self.m, self.v = ([np.zeros_like(w) for w in self.weights] for _ in range(2))
-
-    def predict(self, x: Array) -> Array:
-        if self.config.hidden_dim == 0:
-            weight, bias = self.weights
-            return np.asarray(x @ weight.T + bias)
-        w1, b1, w2, b2 = self.weights
-        return np.asarray(np.maximum(x @ w1.T + b1, 0) @ w2.T + b2)
-
-    def logits(self, x: Array) -> Array:
-        return self.config.cosine_scale * unit(self.predict(x)) @ unit(self.data.semantics.double().numpy()).T
-
-    def remse_weights(self, x: Array, y: list[int]) -> Array:
-        """Updates the record, as a batch does."""
-        target = unit(self.data.semantics.double().numpy())[y]
-        squared = (unit(self.predict(x)) - target) ** 2
-        for c in set(y):
-            self.errors[c] = np.mean([row for row, k in zip(squared, y, strict=True) if k == c], axis=0)
-        weights = np.ones_like(self.errors)
-        for c in range(N_SEEN):
-            for s in range(self.errors.shape[1]):
-                if self.errors[c, s] > 0:
-                    floored = np.maximum(self.errors, 1e-6)
-                    of_classes = min(floored[k, s] for k in range(N_SEEN) if self.errors[k, s] > 0)
-                    of_dimensions = min(floored[c, k] for k in range(self.errors.shape[1]) if self.errors[c, k] > 0)
-                    first = (1 + np.log(floored[c, s] / of_classes)) ** self.config.remse_p
-                    second = (1 + np.log(floored[c, s] / of_dimensions)) ** self.config.remse_p2
-                    weights[c, s] = first * second
-        return np.asarray(weights[y])
-
-    def losses(self, x: Array, y: list[int], weights: Array) -> tuple[float, float]:
-        logits = self.logits(x)[:, :N_SEEN]
-        classification = np.mean([np.log(np.exp(row).sum()) - row[c] for row, c in zip(logits, y, strict=True)])
-        target = unit(self.data.semantics.double().numpy())[y]
-        return float(classification), float((weights * (unit(self.predict(x)) - target) ** 2).mean())
-
-    def step(self, rows: list[int]) -> tuple[float, float]:
-        x, y = self.data.train_x.double().numpy()[rows], self.data.train_y[rows].tolist()
-        weights = self.remse_weights(x, y)
-        found = self.losses(x, y, weights)
-        gradients = [np.zeros_like(w) for w in self.weights]
-        for w, g in zip(self.weights, gradients, strict=True):
-            for index in np.ndindex(w.shape):
-                kept, ends = w[index], []
-                for change in (1e-6, -1e-6):
-                    w[index] = kept + change
-                    classification, regression = self.losses(x, y, weights)
-                    ends.append(classification + self.config.remse_weight * regression)
-                w[index] = kept
-                g[index] = (ends[0] - ends[1]) / 2e-6
-        self.t += 1
-        for w, g, m, v in zip(self.weights, gradients, self.m, self.v, strict=True):
-            m[...] = 0.5 * m + 0.5 * g
-            v[...] = 0.999 * v + 0.001 * g * g
-            first, second = m / (1 - 0.5**self.t), v / (1 - 0.999**self.t)
-            w -= self.config.regressor_lr * first / (np.sqrt(second) + 1e-8)
-        return found
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"hidden_dim": 0, "remse_weight": 5.0, "remse_p": 1.0, "remse_p2": 0.75, "regressor_lr": 0.02},
-        {"cosine_scale": 3.0, "remse_p": 0.0, "remse_p2": 0.0},
-        {"remse_weight": 0.0},
-        {"batch_size": 1000},
-    ],
-    ids=str,
-)
-def test_rezsl_is_adam_on_cosine_cross_entropy_and_remse(tiny: Tensors, values: dict[str, Any]) -> None:
-    trainer = rezsl(tiny, **values)
-    slow, rng = SlowRezsl(trainer), stream(3, "updates")
-    for update in range(1, 5):
-        rows = torch.randperm(len(tiny.train_x), generator=rng)[: trainer.config.batch_size].tolist()
-        classification, remse = slow.step(rows)
-        trainer.advance(update)
-        found = trainer.evaluate().losses
-        assert found == pytest.approx({"classification": classification, "remse": remse}, rel=1e-3)
-    scores = slow.logits(tiny.eval_unseen_x.double().numpy())
-    t1 = [
-        np.mean(scores[tiny.eval_unseen_y == c][:, N_SEEN:].argmax(axis=1) == c - N_SEEN)
-        for c in range(N_SEEN, N_CLASSES)
-    ]
-    assert pytest.approx(np.mean(t1)) == trainer.evaluate().heads["cosine"].T1
-
-
-def test_rezsl_first_loss_to_full_precision(tiny: Tensors) -> None:
-    trainer = rezsl(tiny, remse_p=1.0, remse_p2=0.5)
-    slow = SlowRezsl(trainer)
-    rows = torch.randperm(len(tiny.train_x), generator=stream(3, "updates"))[:20].tolist()
-    x, y = tiny.train_x.double().numpy()[rows], tiny.train_y[rows].tolist()
-    classification, remse = slow.losses(x, y, slow.remse_weights(x, y))
-    trainer.advance(1)
-    assert trainer.evaluate().losses == pytest.approx({"classification": classification, "remse": remse}, rel=1e-5)
-
-
-def test_rezsl_learns_nothing_of_unseen_classes_semantics(tiny: Tensors) -> None:
-    """Other semantics of unseen classes leave every update as it was."""
-    other = replace(tiny, semantics=torch.cat([tiny.semantics[:N_SEEN], torch.randn(3, 5, generator=seeded(0))]))
-    one, two = rezsl(tiny), rezsl(other)
-    one.advance(4)
-    two.advance(4)
-    first, second = one.state_dict(), two.state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 # --- gaussian
 
 
@@ -385,23 +255,4 @@ def test_every_setting_of_gaussian_has_an_effect(tiny: Tensors, values: dict[str
     (base,), (changed,) = (
         start_training(entry, tiny, GaussianConfig(**given), 0).evaluations() for given in ({}, values)
     )
-    assert base != changed
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"batch_size": 18},
-        {"hidden_dim": 0},
-        {"hidden_dim": 9},
-        {"regressor_lr": 0.01},
-        {"cosine_scale": 10.0},
-        {"remse_weight": 0.5},
-        {"remse_p": 0.9},
-        {"remse_p2": 0.9},
-    ],
-    ids=str,
-)
-def test_every_setting_of_rezsl_has_an_effect(tiny: Tensors, values: dict[str, Any]) -> None:
-    (base,), (changed,) = rezsl(tiny).evaluations(), rezsl(tiny, **values).evaluations()
     assert base != changed
