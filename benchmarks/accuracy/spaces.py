@@ -1,0 +1,117 @@
+"""The search space of each arm, derived from the shipped one.
+
+What an arm fixes leaves the intervals and the warm starts. Where a term may not be off, a warm start that has it at 0
+takes the lower end of its interval instead, unless it has all of them at 0: that is a control, which is left out.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from benchmarks.accuracy.cells import GENERATIVE, SHIPPED, TUNED, Cell
+from d3tune.config import TrialConfig
+from d3tune.data.registry import find_dataset
+from d3tune.files import write_text
+from d3tune.method.generators import load_backbone
+from d3tune.space import Parameter, Space, WarmStart, check_space, load_space
+from d3tune.yamlfile import dump_yaml, parse_yaml
+
+WEIGHTS = ("cls_weight", "embedding_weight", "label_weight", "ood_weight")
+EXPONENTS = ("remse_p", "remse_p2")
+OF_TEACHER, OF_STUDENT = "teacher_embedding", ("student", "student_embedding")
+
+
+def shipped(backbone: str, dataset: str) -> Space:
+    """The space as a user gets it on this dataset."""
+    width = find_dataset(dataset).n_features
+    return load_space(backbone, load_backbone(backbone).config, dataset, width)
+
+
+def arm_space(cell: Cell) -> Space:
+    """The space of a cell, checked."""
+    space = _derived(shipped(cell.backbone, cell.dataset), cell)
+    check_space(space, load_backbone(cell.backbone).config, cell.name)
+    return space
+
+
+def write_space(cell: Cell, path: Path) -> None:
+    """Write a cell's space as ``d3tune search --space`` reads it."""
+    write_text(path, dump_yaml(arm_space(cell).to_dict()))
+
+
+def fixed(space: Space, values: Mapping[str, Any]) -> Space:
+    """Some hyper-parameters set; warm starts lose them and what is then never searched, and equal ones become one."""
+    space = space.with_fixed(values)
+    searched = [name for name, item in space.parameters.items() if not _is_idle(item, space)]
+    points = [
+        point.model_copy(update={"values": {name: item for name, item in point.values.items() if name in searched}})
+        for point in space.warm_start
+    ]
+    return replace(space, warm_start=_different(points))
+
+
+def strictly_on(space: Space, names: Sequence[str]) -> Space:
+    """Some hyper-parameters never off, neither in suggestions nor in warm starts."""
+    parameters = {
+        name: item.model_copy(update={"off": False}) if name in names else item
+        for name, item in space.parameters.items()
+    }
+    points = [_lifted(point, space, names) for point in space.warm_start if not _is_control(point, names)]
+    return replace(space, parameters=parameters, warm_start=_different(points))
+
+
+def applicable(settings: Iterable[str], config: type[TrialConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``key=value`` that a backbone knows and may have together with the values."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        value = parse_yaml(f"value: {text}", setting)["value"]
+        try:
+            config.model_validate({**values, **found, key: value})
+        except ValidationError:
+            continue
+        found[key] = value
+    return found
+
+
+def _derived(space: Space, cell: Cell) -> Space:
+    if cell.arm in (SHIPPED, TUNED):
+        return space
+    if cell.backbone in GENERATIVE:
+        return _generative(space, cell.arm)
+    space = strictly_on(space, ["remse_weight"])
+    return fixed(space, dict.fromkeys(EXPONENTS, 0)) if cell.arm == "mse" else strictly_on(space, EXPONENTS)
+
+
+def _generative(space: Space, arm: str) -> Space:
+    if arm == "d3":
+        return strictly_on(space, WEIGHTS)
+    if arm == "cls":
+        return strictly_on(fixed(space, dict.fromkeys(WEIGHTS[1:], 0)), WEIGHTS[:1])
+    offered = [head for head in space.fixed["heads"] if head not in (*OF_STUDENT, OF_TEACHER)]
+    heads = [*offered, OF_TEACHER] if arm == "teacher" else offered
+    return fixed(space, {**dict.fromkeys(WEIGHTS, 0), "heads": heads})
+
+
+def _is_control(point: WarmStart, names: Sequence[str]) -> bool:
+    given = [point.values[name] for name in names if name in point.values]
+    return bool(given) and not any(given)
+
+
+def _lifted(point: WarmStart, space: Space, names: Sequence[str]) -> WarmStart:
+    lowest = {name: space.parameters[name].low for name in names if name in space.parameters}
+    values = {name: lowest[name] if name in lowest and not item else item for name, item in point.values.items()}
+    return point.model_copy(update={"values": values})
+
+
+def _is_idle(parameter: Parameter, space: Space) -> bool:
+    """Whether what is fixed keeps a parameter from ever being searched."""
+    return set(parameter.conditions()) <= set(space.fixed) and not parameter.active(space.fixed)
+
+
+def _different(points: Sequence[WarmStart]) -> tuple[WarmStart, ...]:
+    found = {tuple(sorted(point.values.items())): point for point in reversed(points)}
+    return tuple(reversed(found.values()))
