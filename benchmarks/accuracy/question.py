@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.accuracy import anchors, diagnosis, draws, optimism, terms
 from benchmarks.accuracy.tasks import INPUT, RESULT
 from benchmarks.accuracy.variants import Given
@@ -22,6 +24,7 @@ ANSWERS: dict[str, Callable[[Given], dict[str, Any]]] = {
 
 def main(place: Path) -> None:
     """Read what is asked, answer it, and write the answer beside it."""
+    torch.set_num_threads(1)
     given = json.loads((place / INPUT).read_text(encoding="utf-8"))
     kind = given.pop("kind")
     asked = Given(**{**given, "further": tuple(given["further"]), "place": place / "trainings"})

@@ -1,118 +1,125 @@
-"""Tables and paired statistics of finished cells."""
+"""The report: what the records say, and what is missing."""
 
-import math
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from scipy.stats import t, wilcoxon
-
-from benchmarks.accuracy.cells import ARMS, GENERATIVE, Cell
-
-Summaries = Mapping[Cell, Mapping[str, Any]]
-SHOWN = ("U", "S", "H", "T1", "AUSUC")
-PAIRS = (("d3", "none"), ("d3", "teacher"), ("cls", "none"), ("teacher", "none"))
-CONFIDENCE = 0.95
+from benchmarks.accuracy import prose
+from benchmarks.accuracy.answers import heads_section, optimism_section, terms_section
+from benchmarks.accuracy.cells import TUNED, Cell
+from benchmarks.accuracy.evidence import SHOWN
+from benchmarks.accuracy.figures import write_figures
+from benchmarks.accuracy.markdown import DIFFERENCE_HEAD, MODEL_HEAD, difference_row, model_rows, table
+from benchmarks.accuracy.records import Record, commits
+from benchmarks.accuracy.statistics import chosen_arms, complete_datasets, differences, means
+from d3tune.words import plural
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Test H of one arm minus that of another, over datasets and seeds.
+class Findings:
+    """What the report is about.
 
     Attributes:
-        backbone: whose arms.
-        arm: the first.
-        other: the second.
-        mean: of the differences.
-        low: end of the 95 % interval of the mean (Student's t over all pairs).
-        high: its other end.
-        p: two-sided, Wilcoxon's signed-rank test; None where all differences are 0.
-        pairs: how many.
+        wanted: every cell.
+        found: records of those that are done.
+        answers: records of questions, by name.
+        missing: names of tasks without a record, each with why where that is known.
+        about: machine, versions and settings.
     """
 
-    backbone: str
-    arm: str
-    other: str
-    mean: float
-    low: float
-    high: float
-    p: float | None
-    pairs: int
+    wanted: Sequence[Cell]
+    found: Mapping[Cell, Record]
+    answers: Mapping[str, Record]
+    missing: Mapping[str, str]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def per_seed(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Each confirmation seed's test H."""
-    return {str(seed): float(h) for seed, h in summary["test"]["H_per_seed"].items()}
-
-
-def difference(found: Summaries, backbone: str, arm: str, other: str) -> Difference | None:
-    """Pair two arms of a backbone by dataset and seed; None where fewer than two pairs are there."""
-    differences: list[float] = []
-    for cell, summary in found.items():
-        partner = found.get(Cell(cell.dataset, backbone, other))
-        if (cell.backbone, cell.arm) == (backbone, arm) and partner is not None:
-            first, second = per_seed(summary), per_seed(partner)
-            differences += [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
-    n = len(differences)
-    if n < 2:
-        return None
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(differences) / math.sqrt(n)
-    mean = fmean(differences)
-    p = float(wilcoxon(differences).pvalue) if any(differences) else None
-    return Difference(backbone, arm, other, mean, mean - half, mean + half, p, n)
-
-
-def differences(found: Summaries) -> list[Difference]:
-    """Every pair of arms of every generative backbone that is there."""
-    told = [difference(found, name, *pair) for name in GENERATIVE for pair in PAIRS]
-    return [item for item in told if item is not None]
-
-
-def means(found: Summaries, dataset: str | None) -> list[list[str]]:
-    """A row a backbone and arm, best test H first; closed forms are rows of their own.
+def write_report(findings: Findings, path: Path) -> None:
+    """Write Markdown, JSON and figures.
 
     Args:
-        found: the cells.
-        dataset: of one alone; None is the mean over all.
+        findings: what there is.
+        path: of the Markdown; the JSON is beside it, figures are in a folder of its name.
     """
-    rows: dict[str, list[Mapping[str, float]]] = {}
-    for cell, summary in found.items():
-        if dataset not in (None, cell.dataset):
-            continue
-        name = f"{cell.backbone}, {cell.arm}" if cell.backbone in GENERATIVE else cell.backbone
-        rows.setdefault(name, []).append({key: summary["test"][key]["mean"] for key in SHOWN})
-    for name in ("gaussian", "ESZSL"):
-        closed: dict[tuple[str, str], Mapping[str, float]] = {}
-        for cell, summary in found.items():
-            if dataset in (None, cell.dataset):
-                closed |= {(cell.dataset, row["name"]): row for row in summary["baselines"] if row["name"] == name}
-        if closed:
-            rows[f"{name} (closed form)"] = [{key: row[f"test/{key}"] for key in SHOWN} for row in closed.values()]
-    table = {name: {key: fmean(row[key] for row in listed) for key in SHOWN} for name, listed in rows.items()}
-    best_first = sorted(table, key=lambda name: -table[name]["H"])
-    return [[name, *(f"{table[name][key]:.3f}" for key in SHOWN)] for name in best_first]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = write_figures(findings.found, differences(findings.found), path.with_suffix(""))
+    links = {title: f"{path.stem}/{file.name}" for title, file in drawn.items()}
+    path.write_text(markdown(findings, links), encoding="utf-8")
+    text = json.dumps(figures(findings), indent=1, ensure_ascii=False)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
-def markdown(found: Summaries, datasets: Sequence[str], about: Mapping[str, Any]) -> str:
-    """The report."""
-    lines = ["# What D³ is worth, by backbone", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
-    lines += ["Every row was tuned on validation with the same number of trials, confirmed with fresh seeds and tested"]
-    lines += [f"once. Arms: {', '.join(ARMS)}; see `benchmarks/accuracy/cells.py`.", ""]
-    lines += [f"## Mean over {', '.join(datasets)}", "", *_table(["model", *SHOWN], means(found, None)), ""]
-    lines += ["## Paired differences of test H", ""]
-    head = ["backbone", "arm", "minus", "ΔH [95 %]", "p", "pairs"]
-    lines += [*_table(head, [_cells(item) for item in differences(found)]), ""]
-    for dataset in datasets:
-        lines += [f"## {dataset}", "", *_table(["model", *SHOWN], means(found, dataset)), ""]
-    return "\n".join(lines)
+def markdown(findings: Findings, links: Mapping[str, str]) -> str:
+    """The report's text; links are figures by title."""
+    records = [*findings.found.values(), *findings.answers.values()]
+    made = ", ".join(f"{commit} ({plural(count, 'record')})" for commit, count in commits(records).items())
+    lines = ["# What D³GZSL and what is around it are worth", ""]
+    lines += [*(f"- {name}: {value}" for name, value in findings.about.items()), f"- made by commits: {made or 'none'}"]
+    lines += [f"- time of all records: {sum(record['seconds'] for record in records) / 3600:.1f} h of one core", ""]
+    lines += [*_missing(findings), *_models(findings), *_images(links)]
+    lines += [*terms_section(findings.answers), *heads_section(findings.found, findings.answers)]
+    return "\n".join([*lines, *optimism_section(findings.answers), prose.PUBLISHED])
 
 
-def _cells(item: Difference) -> list[str]:
-    interval = f"{item.mean:+.3f} [{item.low:+.3f}, {item.high:+.3f}]"
-    p = "–" if item.p is None else f"{item.p:.3f}"
-    return [item.backbone, item.arm, item.other, interval, p, str(item.pairs)]
+def figures(findings: Findings) -> dict[str, Any]:
+    """What the JSON holds; the records have the rest."""
+    complete = complete_datasets(findings.wanted, findings.found)
+    return {
+        "about": dict(findings.about),
+        "missing": dict(findings.missing),
+        "datasets": complete,
+        "means": means(findings.found, complete) if complete else {},
+        "by dataset": {name: means(findings.found, [name]) for name in _datasets(findings)},
+        "chosen by validation": {name: arm for name, (arm, _) in chosen_arms(findings.found, complete).items()},
+        "differences": [asdict(item) for item in differences(findings.found)],
+        "answers": {name: record["answer"] for name, record in findings.answers.items()},
+    }
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+def _datasets(findings: Findings) -> list[str]:
+    return list(dict.fromkeys(cell.dataset for cell in findings.found))
+
+
+def _missing(findings: Findings) -> list[str]:
+    if not findings.missing:
+        return []
+    told = [f"{name} ({why})" if why else name for name, why in findings.missing.items()]
+    return [f"**Incomplete**: {plural(len(told), 'task')} without a record: {', '.join(told)}.", ""]
+
+
+def _models(findings: Findings) -> list[str]:
+    complete = complete_datasets(findings.wanted, findings.found)
+    lines = ["## 1. Every backbone, with and without D³", "", prose.MODELS]
+    if complete:
+        lines += [f"### Mean over {', '.join(complete)}", ""]
+        lines += [*table(MODEL_HEAD, model_rows(means(findings.found, complete))), "", *_choice(findings, complete)]
+    else:
+        lines += ["No dataset is complete, so there is no mean over datasets.", ""]
+    lines += ["### Paired differences of test H", "", prose.DIFFERENCES]
+    lines += [*table(DIFFERENCE_HEAD, [difference_row(item) for item in differences(findings.found)]), ""]
+    for dataset in _datasets(findings):
+        lines += [f"### {dataset}", "", *table(MODEL_HEAD, model_rows(means(findings.found, [dataset]))), ""]
+    return lines
+
+
+def _choice(findings: Findings, datasets: Sequence[str]) -> list[str]:
+    """Each backbone by the arm that validation chooses."""
+    chosen = sorted(chosen_arms(findings.found, datasets).items(), key=lambda item: -item[1][1])
+    rows = [
+        [name, "" if arm == TUNED else arm, f"{value:.3f}", *_tested(findings, name, arm, datasets)]
+        for name, (arm, value) in chosen
+    ]
+    head = ["backbone", "arm", "val H", *(f"test {key}" for key in SHOWN)]
+    return ["### Which backbone", "", prose.CHOICE, *table(head, rows), ""]
+
+
+def _tested(findings: Findings, backbone: str, arm: str, datasets: Sequence[str]) -> list[str]:
+    records = [findings.found[Cell(dataset, backbone, arm)] for dataset in datasets]
+    return [f"{fmean(record['test'][key]['mean'] for record in records):.3f}" for key in SHOWN]
+
+
+def _images(links: Mapping[str, str]) -> list[str]:
+    return [line for title, link in links.items() for line in (f"![{title}]({link})", "")]

@@ -32,9 +32,19 @@ def shipped(backbone: str, dataset: str) -> Space:
 
 def arm_space(cell: Cell) -> Space:
     """The space of a cell, checked."""
-    space = _derived(shipped(cell.backbone, cell.dataset), cell)
+    space = derived(shipped(cell.backbone, cell.dataset), cell)
     check_space(space, load_backbone(cell.backbone).config, cell.name)
     return space
+
+
+def derived(space: Space, cell: Cell) -> Space:
+    """The space of a cell's arm, made of the shipped one."""
+    if cell.arm in (SHIPPED, TUNED):
+        return space
+    if cell.backbone in GENERATIVE:
+        return _generative(space, cell.arm)
+    space = strictly_on(space, ["remse_weight"])
+    return fixed(space, dict.fromkeys(EXPONENTS, 0)) if cell.arm == "mse" else strictly_on(space, EXPONENTS)
 
 
 def write_space(cell: Cell, path: Path) -> None:
@@ -77,21 +87,13 @@ def applicable(settings: Iterable[str], config: type[TrialConfig], values: Mappi
     return found
 
 
-def _derived(space: Space, cell: Cell) -> Space:
-    if cell.arm in (SHIPPED, TUNED):
-        return space
-    if cell.backbone in GENERATIVE:
-        return _generative(space, cell.arm)
-    space = strictly_on(space, ["remse_weight"])
-    return fixed(space, dict.fromkeys(EXPONENTS, 0)) if cell.arm == "mse" else strictly_on(space, EXPONENTS)
-
-
 def _generative(space: Space, arm: str) -> Space:
     if arm == "d3":
         return strictly_on(space, WEIGHTS)
     if arm == "cls":
         return strictly_on(fixed(space, dict.fromkeys(WEIGHTS[1:], 0)), WEIGHTS[:1])
-    offered = [head for head in space.fixed["heads"] if head not in (*OF_STUDENT, OF_TEACHER)]
+    all_heads = space.fixed.get("heads", load_backbone(space.backbone).config.model_fields["heads"].default)
+    offered = [head for head in all_heads if head not in (*OF_STUDENT, OF_TEACHER)]
     heads = [*offered, OF_TEACHER] if arm == "teacher" else offered
     return fixed(space, {**dict.fromkeys(WEIGHTS, 0), "heads": heads})
 

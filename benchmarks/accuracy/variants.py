@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,21 +146,6 @@ def _row(name: str, selection: Selection, test: TestResult, full: TestResult | N
 
 def _digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of variants as cells of `VARIANT_HEAD`."""
-    return [_shown(row) for row in rows]
-
-
-VARIANT_HEAD = ["variant", "head", "val H", *SHOWN, "ΔH [95 %]", "p"]
-
-
-def _shown(row: Mapping[str, Any]) -> list[str]:
-    if "missing" in row:
-        return [row["name"], f"– ({row['missing']})", *["–"] * (len(VARIANT_HEAD) - 2)]
-    found = [f"{row['test'][key]:.3f}" for key in SHOWN]
-    return [row["name"], row["head"], f"{row['val_H']:.3f}", *found, *difference_cells(row["difference"])]
 
 
 def difference_cells(difference: Mapping[str, float | None] | None) -> list[str]:

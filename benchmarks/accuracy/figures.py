@@ -1,0 +1,122 @@
+"""Figures of the report: SVG, the same bytes from the same records, and PNG, in colours that all can tell apart."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmarks.accuracy.cells import TUNED, Cell
+from benchmarks.accuracy.records import Record
+from benchmarks.accuracy.statistics import CLOSED, Difference, Found, closed_form
+
+# Okabe and Ito's
+COLOURS = {"none": "#999999", "teacher": "#E69F00", "cls": "#56B4E9", "d3": "#0072B2", "shipped": "#CC79A7"}
+COLOURS |= {"mse": "#E69F00", "remse": "#0072B2", TUNED: "#009E73"}
+MARKERS = "os^DvP*X"
+BASELINES = {"gaussian": "#D55E00", "ESZSL": "#000000"}
+STYLE = {"svg.hashsalt": "d3tune", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+ISO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+TESTED = "test protocol, offset carried from validation"
+
+
+def write_figures(found: Found, differences: Sequence[Difference], folder: Path) -> dict[str, Path]:
+    """Draw what there is.
+
+    Args:
+        found: records of cells.
+        differences: for the forest plot.
+        folder: where files go.
+
+    Returns:
+        The SVG files by title.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Path] = {}
+    if differences:
+        height = 1.2 + 0.32 * len(differences)
+        path = _draw(folder / "forest", (7.5, height), lambda axes: _forest(axes, differences))
+        written["Paired differences of test H"] = path
+    for backbone in dict.fromkeys(cell.backbone for cell in found):
+        cells = {cell: record for cell, record in found.items() if cell.backbone == backbone}
+        path = _draw(folder / f"plane-{backbone}", (6.5, 5.2), lambda axes, cells=cells: _plane(axes, cells, found))  # type: ignore[misc]
+        written[f"Seen and unseen accuracy: {backbone}"] = path
+    return written
+
+
+def _draw(path: Path, size: tuple[float, float], draw: Callable[[Axes], None]) -> Path:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        svg = path.with_suffix(".svg")
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    return svg
+
+
+def _forest(axes: Axes, differences: Sequence[Difference]) -> None:
+    datasets = list(dict.fromkeys(name for item in differences for name in item.by_dataset))
+    for row, item in enumerate(differences):
+        for name, value in item.by_dataset.items():
+            axes.plot(value, row, _marker(datasets, name), color="#999999", markersize=4, fillstyle="none")
+        low, high = item.paired.low, item.paired.high
+        assert low is not None
+        assert high is not None
+        axes.plot([low, high], [row, row], color=COLOURS["d3"], linewidth=1.5)
+        axes.plot(item.paired.mean, row, "s", color=COLOURS["d3"], markersize=5)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(differences)), [f"{item.backbone}: {item.arm} − {item.other}" for item in differences])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"difference of H in [0, 1] ({TESTED}),\nmean and 95 % interval over pairs of dataset and seed")
+    axes.legend(handles=_dataset_handles(datasets), title="mean of", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _plane(axes: Axes, cells: Mapping[Cell, Record], found: Found) -> None:
+    datasets = list(dict.fromkeys(cell.dataset for cell in cells))
+    for cell, record in cells.items():
+        style: dict[str, Any] = {"color": COLOURS.get(cell.arm, "#009E73"), "markersize": 5.0, "alpha": 0.8}
+        for row in record["per_seed"]:
+            axes.plot(row["S"], row["U"], _marker(datasets, cell.dataset), **style)
+    for name, colour in BASELINES.items():
+        for dataset in datasets:
+            values = closed_form(found, dataset, name)
+            if values is not None:
+                style = {"color": colour, "markersize": 9.0, "fillstyle": "none", "markeredgewidth": 1.8}
+                axes.plot(values["S"], values["U"], _marker(datasets, dataset), **style)
+    _iso_curves(axes)
+    axes.set_xlabel(f"S: accuracy on seen classes, in [0, 1] ({TESTED})")
+    axes.set_ylabel("U: accuracy on unseen classes, in [0, 1]")
+    arms = [_handle(arm, COLOURS.get(arm, "#009E73"), "o") for arm in dict.fromkeys(cell.arm for cell in cells)]
+    hollow = [_handle(f"{name} (closed form)", BASELINES[name], "o", "none") for name in CLOSED]
+    axes.legend(handles=[*arms, *hollow, *_dataset_handles(datasets)], loc="center left", bbox_to_anchor=(1.02, 0.5))
+
+
+def _iso_curves(axes: Axes) -> None:
+    """Curves of equal H within what the points span."""
+    axes.margins(0.15)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for h in ISO:
+        s = np.linspace(max(left, h / 2 + 1e-3), right, 200)
+        u = h * s / (2 * s - h)
+        inside = (u >= bottom) & (u <= top)
+        if inside.any():
+            axes.plot(s[inside], u[inside], color="#BBBBBB", linewidth=0.8, zorder=0)
+            axes.text(s[inside][-1], u[inside][-1], f"H = {h:g}", color="#777777", fontsize=7, va="bottom")
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+
+
+def _marker(datasets: Sequence[str], name: str) -> str:
+    return MARKERS[datasets.index(name) % len(MARKERS)]
+
+
+def _dataset_handles(datasets: Sequence[str]) -> list[Line2D]:
+    return [_handle(name, "#555555", _marker(datasets, name), "none") for name in datasets]
+
+
+def _handle(label: str, colour: str, marker: str, fill: str = "full") -> Line2D:
+    return Line2D([], [], color=colour, marker=marker, linestyle="none", label=label, fillstyle=fill)  # type: ignore[arg-type]
