@@ -25,7 +25,10 @@ from d3tune.errors import D3TuneError
 
 HEADLINE = ("hanzi/3", "hanzi/4", "hanzi/5")
 TRIALS, SEEDS = 12, 5
-TIMES = "TIMES"
+TIMES = """
+Time, estimated for two cores and the three default datasets: cells about an hour and a half, questions about as much
+again; --hours 3 may leave some for a second sitting, which goes on from the records.
+"""
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

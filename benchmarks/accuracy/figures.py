@@ -19,8 +19,10 @@ COLOURS = {"none": "#999999", "teacher": "#E69F00", "cls": "#56B4E9", "d3": "#00
 COLOURS |= {"mse": "#E69F00", "remse": "#0072B2", TUNED: "#009E73"}
 MARKERS = "os^DvP*X"
 BASELINES = {"gaussian": "#D55E00", "ESZSL": "#000000"}
-STYLE = {"svg.hashsalt": "d3tune", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-ISO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+STYLE: dict[Any, Any] = {"svg.hashsalt": "d3tune", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+# of the points of one arm after another, so that equal ones are all seen
+SIZES = (9.0, 7.5, 6.0, 4.5, 3.0)
+ISO_STEPS, MOST_CURVES = (0.01, 0.02, 0.05, 0.1), 8
 TESTED = "test protocol, offset carried from validation"
 
 
@@ -62,7 +64,7 @@ def _forest(axes: Axes, differences: Sequence[Difference]) -> None:
     datasets = list(dict.fromkeys(name for item in differences for name in item.by_dataset))
     for row, item in enumerate(differences):
         for name, value in item.by_dataset.items():
-            axes.plot(value, row, _marker(datasets, name), color="#999999", markersize=4, fillstyle="none")
+            axes.plot(value, row + 0.25, _marker(datasets, name), color="#777777", markersize=4, fillstyle="none")
         low, high = item.paired.low, item.paired.high
         assert low is not None
         assert high is not None
@@ -77,8 +79,10 @@ def _forest(axes: Axes, differences: Sequence[Difference]) -> None:
 
 def _plane(axes: Axes, cells: Mapping[Cell, Record], found: Found) -> None:
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
+    arms = list(dict.fromkeys(cell.arm for cell in cells))
     for cell, record in cells.items():
-        style: dict[str, Any] = {"color": COLOURS.get(cell.arm, "#009E73"), "markersize": 5.0, "alpha": 0.8}
+        size = SIZES[arms.index(cell.arm) % len(SIZES)]
+        style: dict[str, Any] = {"color": COLOURS.get(cell.arm, "#009E73"), "markersize": size, "alpha": 0.8}
         for row in record["per_seed"]:
             axes.plot(row["S"], row["U"], _marker(datasets, cell.dataset), **style)
     for name, colour in BASELINES.items():
@@ -88,26 +92,40 @@ def _plane(axes: Axes, cells: Mapping[Cell, Record], found: Found) -> None:
                 style = {"color": colour, "markersize": 9.0, "fillstyle": "none", "markeredgewidth": 1.8}
                 axes.plot(values["S"], values["U"], _marker(datasets, dataset), **style)
     _iso_curves(axes)
-    axes.set_xlabel(f"S: accuracy on seen classes, in [0, 1] ({TESTED})")
+    axes.set_xlabel(f"S: accuracy on seen classes, in [0, 1]\n({TESTED}; a point a seed)")
     axes.set_ylabel("U: accuracy on unseen classes, in [0, 1]")
-    arms = [_handle(arm, COLOURS.get(arm, "#009E73"), "o") for arm in dict.fromkeys(cell.arm for cell in cells)]
+    solid = [_handle(arm, COLOURS.get(arm, "#009E73"), "o") for arm in arms]
     hollow = [_handle(f"{name} (closed form)", BASELINES[name], "o", "none") for name in CLOSED]
-    axes.legend(handles=[*arms, *hollow, *_dataset_handles(datasets)], loc="center left", bbox_to_anchor=(1.02, 0.5))
+    axes.legend(handles=[*solid, *hollow, *_dataset_handles(datasets)], loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def _iso_curves(axes: Axes) -> None:
     """Curves of equal H within what the points span."""
     axes.margins(0.15)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    for h in ISO:
-        s = np.linspace(max(left, h / 2 + 1e-3), right, 200)
+    for h in iso_values(_harmonic(left, bottom), _harmonic(right, top)):
+        s = np.linspace(max(left, h / 2 + 1e-3), right, 400)
         u = h * s / (2 * s - h)
         inside = (u >= bottom) & (u <= top)
         if inside.any():
             axes.plot(s[inside], u[inside], color="#BBBBBB", linewidth=0.8, zorder=0)
-            axes.text(s[inside][-1], u[inside][-1], f"H = {h:g}", color="#777777", fontsize=7, va="bottom")
+            axes.text(s[inside][0], u[inside][0], f"H = {h:g}", color="#777777", fontsize=7, ha="left", va="top")
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
+
+
+def iso_values(low: float, high: float) -> list[float]:
+    """Round values of H between two, not too many."""
+    for step in ISO_STEPS:
+        values = [round(index * step, 2) for index in range(1, round(1 / step)) if low < index * step < high]
+        if len(values) <= MOST_CURVES:
+            return values
+    return values
+
+
+def _harmonic(u: float, s: float) -> float:
+    u, s = max(u, 0.0), max(s, 0.0)
+    return 2 * u * s / (u + s) if u + s else 0.0
 
 
 def _marker(datasets: Sequence[str], name: str) -> str:

@@ -13,9 +13,9 @@ Accuracies are in [0, 1]; the offset of seen scores is carried from validation. 
 
 "below gaussian": H below that of gaussian, which is tuned like the others.
 """
-CHOICE = (
-    "The arm of each backbone with the largest validation H, mean over datasets, and what that arm reached on test."
-)
+CHOICE = """\
+The arm of each backbone with the largest validation H, mean over datasets, and what that arm reached on test.
+"""
 DIFFERENCES = """\
 Paired by dataset and seed; mean with its 95 % interval (Student's t) and p of Wilcoxon's signed-rank test. The seeds of
 a dataset share the configurations that were found for it: the interval is of seeds, and the column by dataset says how
@@ -48,9 +48,9 @@ OPTIMISM = """\
 The winner of the arm with the largest validation H on each dataset, its offset carried from validation, beside what two
 kinds of choosing on the test set make of it. Those are **test-selected**, and told only to say how much that flatters.
 """
-OFFSETS = (
-    "In sd of the training rows' margin, mean over seeds; H lost is against the offset that is best on the test set."
-)
+OFFSETS = """\
+In sd of the training rows' margin, mean over seeds; H lost is against the offset that is best on the test set.
+"""
 SPREAD = """\
 Validation H of a fixed configuration over draws: its sd, and the sd of means over disjoint sets of three.
 """

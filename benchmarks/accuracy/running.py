@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,10 +52,13 @@ class Runner:
         """Do what has no record yet; all records of these tasks that there are then.
 
         Raises:
-            UsageError: a record was made with other settings.
+            UsageError: a record was made with other settings, or is about another winner.
             KeyboardInterrupt: after every process was ended.
         """
         done = self.records.found(task.name for task in tasks)
+        for task in tasks:
+            if task.name in done:
+                task.check(done[task.name], done)
         todo, running = [task for task in tasks if task.name not in done], list[_Running]()
         self.say(f"{len(done)} of {len(tasks)} tasks have a record")
         with _ended_by_signals():
@@ -109,9 +111,9 @@ def _last_line(path: Path) -> str:
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """Ask every process to end, wait, and end those that do not."""
+    """Ask every process to end, by a signal that none of them ignores; wait, and end those that do not."""
     for item in running:
-        item.process.send_signal(signal.SIGINT)
+        item.process.terminate()
     until = time.monotonic() + PATIENCE
     for item in running:
         try:
@@ -124,13 +126,14 @@ def _stop(running: Sequence[_Running]) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end this process as Ctrl-C does, so that no process stays behind."""
+    """Ctrl-C, SIGTERM and a closed terminal end this process alike, so that no process of it stays behind."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    ending = [signal.SIGTERM, *([] if sys.platform == "win32" else [signal.SIGHUP])]
-    before = {number: signal.signal(number, interrupt) for number in ending}
+    # under nohup a hangup is to be ignored; Ctrl-C works in a shell's background jobs too
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """What there is to do: cells, and the questions that go on from their records; each a process that leaves a record."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from benchmarks.accuracy.cells import SHIPPED, TUNED, WITH_BASELINES, Cell
 from benchmarks.accuracy.evidence import evidence
 from benchmarks.accuracy.records import Record
 from benchmarks.accuracy.spaces import applicable, arm_space, write_space
+from d3tune.errors import UsageError
 from d3tune.files import write_json
 from d3tune.method.generators import load_backbone
 
@@ -40,6 +42,13 @@ class Task(Protocol):
 
     def collect(self, work: Path) -> dict[str, Any]:
         """What the record says, once the process ended well."""
+
+    def check(self, record: Record, found: Mapping[str, Record]) -> None:
+        """Make sure that a record goes on from those that there are.
+
+        Raises:
+            UsageError: it is about another winner.
+        """
 
     def line(self, record: Record) -> str:
         """One line on what was found."""
@@ -92,6 +101,9 @@ class CellTask:
         """See `Task`."""
         return {"kind": "cell", "cell": self.cell.to_dict(), **evidence(work / self.name)}
 
+    def check(self, record: Record, found: Mapping[str, Record]) -> None:
+        """See `Task`: it goes on from nothing."""
+
     def line(self, record: Record) -> str:
         """See `Task`."""
         return f"val H {record['selection']['val_H']:.3f}, test H {record['test']['H']['mean']:.3f}"
@@ -132,9 +144,22 @@ class QuestionTask:
 
     def collect(self, work: Path) -> dict[str, Any]:
         """See `Task`."""
-        answer = json.loads((work / self.name / RESULT).read_text(encoding="utf-8"))
-        return {"kind": self.kind, "dataset": self.dataset, "backbone": self.backbone, "answer": answer}
+        asked, answer = (json.loads((work / self.name / name).read_text(encoding="utf-8")) for name in (INPUT, RESULT))
+        of = {name: winner_id(record) for name, record in asked["cells"].items()}
+        return {"kind": self.kind, "dataset": self.dataset, "backbone": self.backbone, "of": of, "answer": answer}
+
+    def check(self, record: Record, found: Mapping[str, Record]) -> None:
+        """See `Task`."""
+        for name, winner in record["of"].items():
+            if name in found and winner_id(found[name]) != winner:
+                raise UsageError(f"the record of {self.name} is about another winner of {name}; remove it")
 
     def line(self, record: Record) -> str:
         """See `Task`."""
         return "answered"
+
+
+def winner_id(record: Record) -> str:
+    """What names a cell's winner: its configuration and what validation fixed for it."""
+    text = json.dumps([record["winner"]["config"], record["selection"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

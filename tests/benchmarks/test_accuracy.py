@@ -19,6 +19,7 @@ from benchmarks.accuracy.answers import pooled, variant_table
 from benchmarks.accuracy.cells import GENERATIVE, Cell, cells
 from benchmarks.accuracy.diagnosis import positive_share
 from benchmarks.accuracy.draws import choices, spread
+from benchmarks.accuracy.figures import iso_values
 from benchmarks.accuracy.markdown import BELOW, model_rows
 from benchmarks.accuracy.optimism import margin_unit
 from benchmarks.accuracy.plan import QUESTIONS, Comparison
@@ -27,6 +28,7 @@ from benchmarks.accuracy.report import Findings, write_report
 from benchmarks.accuracy.running import Runner
 from benchmarks.accuracy.spaces import EXPONENTS, WEIGHTS, applicable, derived
 from benchmarks.accuracy.statistics import chosen_arms, difference, differences, means, over_pairs
+from benchmarks.accuracy.tasks import QuestionTask
 from benchmarks.accuracy.terms import variants
 from d3tune.config import D3Config
 from d3tune.errors import UsageError
@@ -223,6 +225,9 @@ class Made:
     def collect(self, work: Path) -> dict[str, Any]:
         return {"kind": "made", "said": (work / self.name).read_text(encoding="utf-8")}
 
+    def check(self, record: Record, found: Mapping[str, Record]) -> None:
+        pass
+
     def line(self, record: Record) -> str:
         return "well"
 
@@ -246,6 +251,17 @@ def test_tasks_wait_for_what_they_need_and_are_done_once(tmp_path: Path) -> None
     again = runner(tmp_path, said, seconds=0)
     assert again.run(tasks) == done
     assert said[-1] == "2 of 4 tasks have a record"
+
+
+def test_an_answer_about_another_winner_is_refused(tmp_path: Path) -> None:
+    cell = {"winner": {"config": {"batch_size": 64}}, "selection": {"updates": 9}}
+    task = QuestionTask("terms", "made-up/0", "gan", ("made-up-0-gan-d3",), 3)
+    task.command(tmp_path, {"made-up-0-gan-d3": cell}, 0)
+    (tmp_path / task.name / "result.json").write_text("{}", encoding="utf-8")
+    kept = task.collect(tmp_path)
+    task.check(kept, {"made-up-0-gan-d3": cell})
+    with pytest.raises(UsageError, match="another winner of made-up-0-gan-d3"):
+        task.check(kept, {"made-up-0-gan-d3": {**cell, "selection": {"updates": 10}}})
 
 
 def test_nothing_is_begun_after_the_time(tmp_path: Path) -> None:
@@ -357,6 +373,11 @@ def test_three_draws_choose_by_their_mean() -> None:
     told = spread([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     assert told["sd_of_three"] == pytest.approx(stdev([0.2, 0.5]))
     assert told["sd_of_one"] == pytest.approx(stdev([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+
+
+def test_curves_of_equal_h_are_round_and_few() -> None:
+    assert iso_values(0.735, 0.775) == [0.74, 0.75, 0.76, 0.77]
+    assert iso_values(0.0, 1.0) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
 
 def test_small_measures() -> None:
