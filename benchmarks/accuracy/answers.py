@@ -173,7 +173,7 @@ def optimism_section(answers: Mapping[str, Record]) -> list[str]:
 
 def _optimism_cells(answers: Mapping[str, Record], backbone: str) -> list[str]:
     records = of_kind(answers, "optimism", backbone)
-    rows = [row for record in records for row in record["answer"]["rows"]]
+    rows = [row for record in records for row in _different(record["answer"]["rows"])]
     arms = ", ".join(f"{record['dataset']} {record['answer']['arm']}" for record in records)
     carried = [row["carried"] for row in rows]
     cells = [backbone, arms, number(fmean(record["answer"]["val_H"] for record in records)), number(fmean(carried))]
@@ -181,6 +181,12 @@ def _optimism_cells(answers: Mapping[str, Record], backbone: str) -> list[str]:
         values = [row[name] for row in rows]
         cells += [number(fmean(values)), difference_cells(vars(over_pairs(values, carried)))[0]]
     return cells
+
+
+def _different(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One row where every seed has the same, as of a closed form: that is one result and not several."""
+    found = {tuple(value for name, value in row.items() if name != "seed"): row for row in rows}
+    return list(found.values())
 
 
 def _offset_cells(record: Record) -> list[str]:
