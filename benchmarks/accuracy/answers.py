@@ -1,5 +1,6 @@
 """Sections of the report on questions 2 to 4, from the records of their answers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -136,14 +137,47 @@ def _drift_cells(record: Record) -> list[list[str]]:
 
 def heads_section(found: Found, answers: Mapping[str, Record]) -> list[str]:
     """Which head won, what it is worth on validation, and what anchors and ReMSE add."""
-    lines = ["## 3. Heads, anchors and ReMSE", "", prose.HEADS]
+    head = ["backbone", "head", "chosen in", "of cells", "mean val H of winners"]
+    lines = ["## 3. Heads, anchors and ReMSE", "", prose.HEADS, *table(head, head_rows(found)), ""]
     rows = [[cell.dataset, cell.row, record["selection"]["head"], _by_head(record)] for cell, record in found.items()]
     lines += table(["dataset", "model", "head chosen", "validation H by head"], rows)
     lines += ["", "### Anchors, and ReMSE in vaegan's decoder", "", prose.ANCHORS]
-    for backbone in backbones_of(answers, "anchor"):
-        for record in of_kind(answers, "anchor", backbone):
-            lines += [f"{backbone} on {record['dataset']}:", "", *variant_table([record]), ""]
-    return lines if of_kind(answers, "anchor") else [*lines, NOT_YET, ""]
+    if not of_kind(answers, "anchor"):
+        return [*lines, NOT_YET, ""]
+    head = ["backbone", "ΔH, ridge minus none [95 %]", "p", "pairs", "by dataset"]
+    lines += [*table(head, [_anchor_cells(answers, name) for name in backbones_of(answers, "anchor")]), ""]
+    for record in of_kind(answers, "anchor"):
+        lines += [f"{record['backbone']} on {record['dataset']}:", "", *variant_table([record]), ""]
+    return lines
+
+
+def head_rows(found: Found) -> list[list[str]]:
+    """By backbone and head: in how many cells validation chose it, of how many that offered it, and validation H."""
+    values: dict[tuple[str, str], list[float]] = {}
+    chosen = Counter((cell.backbone, str(record["selection"]["head"])) for cell, record in found.items())
+    for cell, record in found.items():
+        for head, value in record["heads"].items():
+            values.setdefault((cell.backbone, head), []).append(value)
+    return [
+        [*key, str(chosen[key]), str(len(listed)), f"{fmean(listed):.3f}"] for key, listed in sorted(values.items())
+    ]
+
+
+def _anchor_cells(answers: Mapping[str, Record], backbone: str) -> list[str]:
+    """Ridge minus none over datasets and seeds, whichever of them the winners had."""
+    ridge: list[float] = []
+    none: list[float] = []
+    each: dict[str, float] = {}
+    for record in of_kind(answers, "anchor", backbone):
+        winner, other = record["answer"]["rows"][:2]
+        if "missing" not in other:
+            pair = (winner["H_per_seed"], other["H_per_seed"])
+            one, two = pair if record["answer"]["own"] == "ridge" else pair[::-1]
+            ridge, none = [*ridge, *one], [*none, *two]
+            each[record["dataset"]] = fmean(one) - fmean(two)
+    if not each:
+        return [backbone, "–", "–", "0", ""]
+    return [backbone, *difference_cells(vars(over_pairs(ridge, none))), str(len(ridge)), by_dataset(each)]
 
 
 def _by_head(record: Record) -> str:

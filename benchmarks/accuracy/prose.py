@@ -38,11 +38,11 @@ Drift: mean distance of synthetic from true class means of the pseudo-unseen cla
 from its class mean, at the first and the last evaluation, with the D³ gradient into the generator scaled by so much.
 """
 HEADS = """\
-The head that validation chose for each winner, and validation H by head: of the winner over its seeds, and in brackets
-the mean over the search's trials. No test row takes part.
+Heads by backbone over all cells; then each cell, with the head that validation chose for its winner and validation H by
+head: of the winner over its seeds, and in brackets the mean over the search's trials. No test row takes part.
 """
 ANCHORS = """\
-The winner of arm none, changed in one thing, as in question 2.
+The winner of arm none, changed in one thing, as in question 2. ReMSE against MSE in rezsl is in question 1.
 """
 OPTIMISM = """\
 The winner of the arm with the largest validation H on each dataset, its offset carried from validation, beside what two
@@ -62,7 +62,7 @@ PUBLISHED = """\
 
 - **Other datasets.** Published tables are of AWA, CUB, FLO, SUN and aPY. hanzi is a dataset of its own, made for
   searches that take minutes.
-- **Other features.** Published tables read the 2048 features of a ResNet-101, often fine-tuned. hanzi has features of
+- **Other features.** Published tables read the features of a ResNet-101, often fine-tuned. hanzi has features of
   its own, and an AWA1 with bag-of-words features is AWA1 by its classes and splits alone: what can be told from the
   features bounds every method.
 - **Another protocol.** Here validation on classes held out of training chooses hyper-parameters, updates, head and

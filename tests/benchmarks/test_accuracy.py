@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy.stats import t
 
-from benchmarks.accuracy.answers import pooled, variant_table
+from benchmarks.accuracy.answers import head_rows, heads_section, pooled, variant_table
 from benchmarks.accuracy.cells import GENERATIVE, Cell, cells
 from benchmarks.accuracy.diagnosis import positive_share
 from benchmarks.accuracy.draws import choices, spread
@@ -336,6 +336,31 @@ def test_variants_are_pooled_over_datasets_and_what_is_missing_is_told() -> None
     assert "-0.030 [" in lines[3]
     assert "made-up/0 -0.030, made-up/1 -0.030" in lines[3]
     assert "made-up/0: is the winner itself, made-up/1: is the winner itself" in lines[4]
+
+
+def test_heads_are_counted_where_they_were_offered(found: dict[Cell, Record]) -> None:
+    assert head_rows(found) == [
+        ["gan", "lda", "4", "4", "0.450"],
+        ["gan", "prototype", "0", "4", "0.350"],
+        ["gaussian", "lda", "2", "2", "0.300"],
+        ["gaussian", "prototype", "0", "2", "0.200"],
+    ]
+
+
+def test_the_anchor_is_told_one_way_whichever_the_winner_had(found: dict[Cell, Record]) -> None:
+    def anchored(dataset: str, own: str, ours: list[float], other: list[float]) -> dict[str, Any]:
+        record = answer(dataset, 0.5)
+        rows = [{**record["answer"]["rows"][0], "H_per_seed": each} for each in (ours, other)]
+        rows[1] |= {"name": "anchor", "difference": vars(over_pairs(other, ours))}
+        return {**record, "kind": "anchor", "answer": {"own": own, "rows": rows}}
+
+    answers = {
+        "a": anchored(DATASETS[0], "ridge", [0.6, 0.7], [0.5, 0.5]),
+        "b": anchored(DATASETS[1], "none", [0.3, 0.3], [0.4, 0.5]),
+    }
+    text = "\n".join(heads_section(found, answers))
+    assert "| gan | +0.150 [" in text
+    assert "| 4 | made-up/0 +0.150, made-up/1 +0.150 |" in text
 
 
 def test_the_report_says_what_is_missing_and_its_figures_are_drawings(
