@@ -82,10 +82,24 @@ def terms_section(answers: Mapping[str, Record]) -> list[str]:
     """What each term and decision is worth."""
     lines = ["## 2. What each term and each decision is worth", "", prose.TERMS]
     for backbone in backbones_of(answers, "terms"):
-        lines += [f"### {backbone}", "", *variant_table(of_kind(answers, "terms", backbone)), ""]
+        records = of_kind(answers, "terms", backbone)
+        lines += [f"### {backbone}", "", *variant_table(records), "", prose.BY_HEAD, *head_table(records), ""]
     if not backbones_of(answers, "terms"):
         lines += [NOT_YET, ""]
     return [*lines, *diagnosis_section(answers)]
+
+
+def head_table(records: Sequence[Record]) -> list[str]:
+    """Validation H by variant and head, mean over the datasets that have the variant."""
+    rows = [item for item in pooled(records) if item.rows]
+    heads = sorted({head for item in rows for row in item.rows.values() for head in row["heads"]})
+    shown = []
+    for item in rows:
+        listed = [[row["heads"][head] for row in item.rows.values() if head in row["heads"]] for head in heads]
+        chosen = Counter(str(row["head"]) for row in item.rows.values())
+        told = ", ".join(f"{head} {count}" for head, count in chosen.items())
+        shown.append([item.name, *(number(_mean(values)) for values in listed), told])
+    return table(["variant", *heads, "chosen"], shown)
 
 
 def diagnosis_section(answers: Mapping[str, Record]) -> list[str]:

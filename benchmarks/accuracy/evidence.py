@@ -30,7 +30,6 @@ def evidence(run_directory: Path) -> dict[str, Any]:
     selection, number = summary["selection"], summary["confirmed_trial"]
     place = run.path / "confirm" / f"trial-{number:05d}"
     tested = [_kept(place / f"test-seed-{seed}.json") for seed in selection["seeds"]]
-    curves = [_kept(place / f"validation-seed-{seed}.json") for seed in selection["seeds"]]
     return {
         "dataset_hash": run.search.dataset_hash,
         "space_hash": run.load_space(load_backbone(run.search.backbone).config).hash,
@@ -41,10 +40,16 @@ def evidence(run_directory: Path) -> dict[str, Any]:
             {"seed": seed, **{name: row[name] for name in SHOWN}}
             for seed, row in zip(selection["seeds"], tested, strict=True)
         ],
-        "heads": head_values([[Report.from_dict(row) for row in reports] for reports in curves]),
+        "heads": confirmed_heads(place, selection["seeds"]),
         "baselines": summary["baselines"],
         "trials": [brief(trial) for trial in read_trials(run.journal)],
     }
+
+
+def confirmed_heads(place: Path, seeds: Sequence[int]) -> dict[str, float]:
+    """`head_values` of the curves that a confirmation kept in a folder."""
+    curves = [_kept(place / f"validation-seed-{seed}.json") for seed in seeds]
+    return head_values([[Report.from_dict(row) for row in reports] for reports in curves])
 
 
 def head_values(curves: Sequence[Sequence[Report]]) -> dict[str, float]:

@@ -25,6 +25,10 @@ TERMS = """\
 The winner of arm d3, changed in one thing; nothing is tuned again. Validation fixes updates, head and offset of each
 variant, then it is tested once a seed. ΔH is minus the winner, on the same seeds and datasets.
 """
+BY_HEAD = """\
+Validation H by head, mean over datasets, and how often validation chose which: a term that only moves a head that is
+not chosen is seen here alone.
+"""
 DIAGNOSIS = """\
 One training of the winner of arm d3 on the validation protocol; no test row takes part. Pairs: the share of one class
 among all pairs of a batch of so many rows.

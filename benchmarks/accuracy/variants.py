@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchmarks.accuracy.evidence import SHOWN
+from benchmarks.accuracy.evidence import SHOWN, confirmed_heads
 from benchmarks.accuracy.records import Record
 from d3tune.config import first_fault
 from d3tune.data.registry import find_dataset, prepared_path
@@ -55,11 +55,13 @@ class Winner:
         job: its configuration, with the first seed.
         selection: what validation fixed for it.
         test: its test, one row a seed.
+        heads: validation H by head, see `confirmed_heads`.
     """
 
     job: TrainingJob
     selection: Selection
     test: TestResult
+    heads: Mapping[str, float]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -80,7 +82,7 @@ def winner_of(record: Record) -> Winner:
         raise RuntimeError(f"{record['name']}: made for other content of {record['cell']['dataset']}")
     rows = tuple({name: float(row[name]) for name in SHOWN} for row in record["per_seed"])
     job = replace(job, objective=selection.objective, splits=selection.splits)
-    return Winner(job, selection, TestResult(seeds, rows))
+    return Winner(job, selection, TestResult(seeds, rows), record["heads"])
 
 
 def job_of(backbone: str, config: Mapping[str, Any], dataset: str, seed: int) -> TrainingJob:
@@ -91,7 +93,7 @@ def job_of(backbone: str, config: Mapping[str, Any], dataset: str, seed: int) ->
 
 def own_row(winner: Winner, name: str) -> dict[str, Any]:
     """The winner itself, as a row beside its variants; nothing is trained."""
-    return _row(name, winner.selection, winner.test, None)
+    return _row(name, winner.selection, winner.test, winner.heads, None)
 
 
 def variant_row(name: str, winner: Winner, changes: Mapping[str, Any], place: Path) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def variant_row(name: str, winner: Winner, changes: Mapping[str, Any], place: Pa
         test = evaluate(job, selection, winner.seeds, executor, stop, store)
     except ConfirmationDivergedError as error:
         return {"name": name, "missing": error.reason}
-    return _row(name, selection, test, winner.test)
+    return _row(name, selection, test, confirmed_heads(store, winner.seeds), winner.test)
 
 
 def variant_rows(winner: Winner, variants: Mapping[str, Mapping[str, Any]], place: Path) -> list[dict[str, Any]]:
@@ -132,10 +134,13 @@ def variant_rows(winner: Winner, variants: Mapping[str, Mapping[str, Any]], plac
     return rows
 
 
-def _row(name: str, selection: Selection, test: TestResult, full: TestResult | None) -> dict[str, Any]:
+def _row(
+    name: str, selection: Selection, test: TestResult, heads: Mapping[str, float], full: TestResult | None
+) -> dict[str, Any]:
     return {
         "name": name,
         "head": selection.head,
+        "heads": dict(heads),
         "updates": selection.updates,
         "val_H": selection.val_H,
         "test": {key: test.mean(key) for key in SHOWN},

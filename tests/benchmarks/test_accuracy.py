@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy.stats import t
 
-from benchmarks.accuracy.answers import head_rows, heads_section, pooled, variant_table
+from benchmarks.accuracy.answers import head_rows, head_table, heads_section, pooled, variant_table
 from benchmarks.accuracy.cells import GENERATIVE, Cell, cells
 from benchmarks.accuracy.diagnosis import positive_share
 from benchmarks.accuracy.draws import choices, spread
@@ -311,7 +311,15 @@ def test_the_plan_asks_what_can_be_answered() -> None:
 def answer(dataset: str, h: float) -> dict[str, Any]:
     """A record of question 2."""
     test = dict.fromkeys(("U", "S", "H", "T1", "AUSUC"), h)
-    row = {"head": "lda", "updates": 9, "val_H": 0.5, "test": test, "H_per_seed": [h, h + 0.1], "difference": None}
+    row = {
+        "head": "lda",
+        "heads": {"lda": 0.5},
+        "updates": 9,
+        "val_H": 0.5,
+        "test": test,
+        "H_per_seed": [h, h + 0.1],
+        "difference": None,
+    }
     worse = {
         **row,
         "name": "without L_od",
@@ -336,6 +344,7 @@ def test_variants_are_pooled_over_datasets_and_what_is_missing_is_told() -> None
     assert "-0.030 [" in lines[3]
     assert "made-up/0 -0.030, made-up/1 -0.030" in lines[3]
     assert "made-up/0: is the winner itself, made-up/1: is the winner itself" in lines[4]
+    assert head_table(records)[2:] == ["| winner | 0.500 | lda 2 |", "| without L_od | 0.500 | lda 2 |"]
 
 
 def test_heads_are_counted_where_they_were_offered(found: dict[Cell, Record]) -> None:
