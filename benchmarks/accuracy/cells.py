@@ -4,9 +4,11 @@ Arms differ in what is fixed and in what may be off, not in what is tuned otherw
 
 - ``none``: no D³ term, and no head that reads teacher or student.
 - ``teacher``: no D³ term, with the head on the frozen teacher's embedding: what the teacher alone brings.
-- ``cls``: the student's classification alone, never off.
-- ``d3``: all four terms, none of them ever off.
-- ``mse`` and ``remse``, of rezsl: plain MSE, or both exponents of ReMSE above 0.
+- ``cls``: the student's classification alone, never off, and no head on the teacher.
+- ``d3``: all four terms with weights of .01 and more, and no head on the teacher.
+- ``plain``, of rezsl: one network without dropout, read by its cosine, as published.
+- ``mse`` and ``remse``, of rezsl: plain MSE, or both exponents of ReMSE above 0; every single head.
+- ``combined``, of rezsl: read by the mean of its heads and ``gaussian`` alone.
 - ``shipped``: the space as a user gets it, where each term may also be off.
 - ``tuned``: of a backbone that has no arms.
 """
@@ -18,9 +20,9 @@ from typing import Any
 GENERATIVE = ("gan", "vae", "diffusion", "cegan", "vaegan")
 OTHERS = ("rezsl", "gaussian")
 SHIPPED, TUNED = "shipped", "tuned"
-GENERATIVE_ARMS, REZSL_ARMS = ("none", "teacher", "cls", "d3"), ("mse", "remse")
+GENERATIVE_ARMS, REZSL_ARMS = ("none", "teacher", "cls", "d3"), ("plain", "mse", "remse", "combined")
 # closed forms are the same for every cell of a dataset
-WITH_BASELINES = ("none", "mse", TUNED)
+WITH_BASELINES = ("none", "plain", TUNED)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ Accuracies are in [0, 1]; the offset of seen scores is carried from validation. 
 
 - none: no D³ term, and no head that reads teacher or student;
 - teacher: no D³ term, with the head on the frozen teacher's embedding;
-- cls: L_cls alone, never off;
-- d3: all four terms, none of them ever off;
-- mse, remse: rezsl with plain MSE, or with both exponents of ReMSE above 0;
+- cls: L_cls alone, never off, and no head on the teacher;
+- d3: all four terms with weights of .01 and more, and no head on the teacher;
+- plain: rezsl as published, one network without dropout, read by its cosine;
+- mse, remse: rezsl with plain MSE, or with both exponents of ReMSE above 0, read by one of its own heads;
+- combined: rezsl read by the mean of its heads and gaussian;
 - shipped: the space as a user gets it, where any term may also be off.
 
 "below gaussian": H below that of gaussian, which is tuned like the others.

@@ -21,6 +21,8 @@ from d3tune.yamlfile import dump_yaml, parse_yaml
 
 WEIGHTS = ("cls_weight", "embedding_weight", "label_weight", "ood_weight")
 EXPONENTS = ("remse_p", "remse_p2")
+# a weight that does something: at the lower ends of the shipped intervals a term is next to off
+CLEARLY = 0.01
 OF_TEACHER, OF_STUDENT = "teacher_embedding", ("student", "student_embedding")
 
 
@@ -43,8 +45,7 @@ def derived(space: Space, cell: Cell) -> Space:
         return space
     if cell.backbone in GENERATIVE:
         return _generative(space, cell.arm)
-    space = strictly_on(space, ["remse_weight"])
-    return fixed(space, dict.fromkeys(EXPONENTS, 0)) if cell.arm == "mse" else strictly_on(space, EXPONENTS)
+    return _regression(space, cell.arm)
 
 
 def write_space(cell: Cell, path: Path) -> None:
@@ -63,13 +64,16 @@ def fixed(space: Space, values: Mapping[str, Any]) -> Space:
     return replace(space, warm_start=_different(points))
 
 
-def strictly_on(space: Space, names: Sequence[str]) -> Space:
-    """Some hyper-parameters never off, neither in suggestions nor in warm starts."""
-    parameters = {
-        name: item.model_copy(update={"off": False}) if name in names else item
-        for name, item in space.parameters.items()
-    }
-    points = [_lifted(point, space, names) for point in space.warm_start if not _is_control(point, names)]
+def strictly_on(space: Space, names: Sequence[str], least: float = 0.0) -> Space:
+    """Some hyper-parameters never off nor below a value, neither in suggestions nor in warm starts."""
+
+    def on(parameter: Parameter) -> Parameter:
+        low = least if parameter.low is None else max(parameter.low, least)
+        return parameter.model_copy(update={"off": False, "low": low})
+
+    parameters = {name: on(item) if name in names else item for name, item in space.parameters.items()}
+    lowest = {name: parameters[name].low for name in names if name in parameters}
+    points = [_lifted(point, lowest) for point in space.warm_start if not _is_control(point, names)]
     return replace(space, parameters=parameters, warm_start=_different(points))
 
 
@@ -88,14 +92,24 @@ def applicable(settings: Iterable[str], config: type[TrialConfig], values: Mappi
 
 
 def _generative(space: Space, arm: str) -> Space:
-    if arm == "d3":
-        return strictly_on(space, WEIGHTS)
-    if arm == "cls":
-        return strictly_on(fixed(space, dict.fromkeys(WEIGHTS[1:], 0)), WEIGHTS[:1])
     all_heads = space.fixed.get("heads", load_backbone(space.backbone).config.model_fields["heads"].default)
+    space = fixed(space, {"heads": [head for head in all_heads if head != OF_TEACHER]})
+    if arm == "d3":
+        return strictly_on(space, WEIGHTS, CLEARLY)
+    if arm == "cls":
+        return strictly_on(fixed(space, dict.fromkeys(WEIGHTS[1:], 0)), WEIGHTS[:1], CLEARLY)
     offered = [head for head in all_heads if head not in (*OF_STUDENT, OF_TEACHER)]
     heads = [*offered, OF_TEACHER] if arm == "teacher" else offered
     return fixed(space, {**dict.fromkeys(WEIGHTS, 0), "heads": heads})
+
+
+def _regression(space: Space, arm: str) -> Space:
+    if arm == "plain":
+        return fixed(space, {"members": 1, "hidden_dropout": 0, "input_dropout": 0, "heads": ["cosine"]})
+    if arm == "combined":
+        return fixed(space, {"heads": ["combined"]})
+    space = strictly_on(fixed(space, {"heads": ["cosine", "discriminant"]}), ["remse_weight"])
+    return fixed(space, dict.fromkeys(EXPONENTS, 0)) if arm == "mse" else strictly_on(space, EXPONENTS)
 
 
 def _is_control(point: WarmStart, names: Sequence[str]) -> bool:
@@ -103,9 +117,11 @@ def _is_control(point: WarmStart, names: Sequence[str]) -> bool:
     return bool(given) and not any(given)
 
 
-def _lifted(point: WarmStart, space: Space, names: Sequence[str]) -> WarmStart:
-    lowest = {name: space.parameters[name].low for name in names if name in space.parameters}
-    values = {name: lowest[name] if name in lowest and not item else item for name, item in point.values.items()}
+def _lifted(point: WarmStart, lowest: Mapping[str, Any]) -> WarmStart:
+    values: dict[str, Any] = {
+        name: max(item, lowest[name]) if name in lowest else item
+        for name, item in point.values.items()
+    }
     return point.model_copy(update={"values": values})
 
 

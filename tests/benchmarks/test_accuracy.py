@@ -16,7 +16,7 @@ import torch
 from scipy.stats import t
 
 from benchmarks.accuracy.answers import head_rows, head_table, heads_section, pooled, variant_table
-from benchmarks.accuracy.cells import GENERATIVE, Cell, cells
+from benchmarks.accuracy.cells import GENERATIVE, REZSL_ARMS, Cell, cells
 from benchmarks.accuracy.diagnosis import positive_share
 from benchmarks.accuracy.draws import choices, spread
 from benchmarks.accuracy.figures import iso_values
@@ -154,7 +154,9 @@ def test_spaces_of_arms_hold_what_they_promise(backbone: str, arm: str, width: i
     on = {"d3": WEIGHTS, "cls": WEIGHTS[:1]}.get(arm, ())
     assert {name for name in WEIGHTS if name in space.parameters} == set(on)
     assert not any(space.parameters[name].off for name in on)
-    assert all(point.values.get(name, 1) for point in space.warm_start for name in on)
+    assert all(space.parameters[name].low >= 0.01 for name in on)
+    assert all(point.values.get(name, 1) >= 0.01 for point in space.warm_start for name in on)
+    assert ("teacher_embedding" in space.fixed["heads"]) == (arm == "teacher")
     assert not any(name in point.values for point in space.warm_start for name in WEIGHTS if name not in on)
     assert space.warm_start or not shipped.warm_start
     path = tmp_path / "space.yaml"
@@ -184,7 +186,18 @@ def test_rezsl_has_one_kind_of_error_in_each_arm(arm: str) -> None:
     assert not space.parameters["remse_weight"].off
     assert [name in space.parameters for name in EXPONENTS] == [arm == "remse"] * 2
     assert not any(item.off for name, item in space.parameters.items() if name in EXPONENTS)
-    assert [point.name for point in space.warm_start] == ["hidden-1024"]
+    assert [point.name for point in space.warm_start] == ["members"]
+
+
+def test_arms_of_rezsl_differ_in_heads_and_members() -> None:
+    spaces = {arm: derived(space_of("rezsl"), Cell("hanzi/0", "rezsl", arm)) for arm in REZSL_ARMS}
+    heads = {arm: space.fixed["heads"] for arm, space in spaces.items()}
+    single = ["cosine", "discriminant"]
+    assert heads == {"plain": ["cosine"], "mse": single, "remse": single, "combined": ["combined"]}
+    assert spaces["plain"].fixed["members"] == 1 < spaces["combined"].fixed["members"]
+    assert not any("dropout" in name for name in spaces["plain"].parameters)
+    for arm, space in spaces.items():
+        check_space(space, load_backbone("rezsl").config, arm)
 
 
 def test_what_a_backbone_does_not_know_is_not_fixed() -> None:
@@ -287,10 +300,10 @@ def test_an_interruption_ends_the_processes(tmp_path: Path) -> None:
 
 def test_the_plan_asks_what_can_be_answered() -> None:
     plan = Comparison(DATASETS, ("gan", "rezsl", "gaussian"), ("none", "d3"), QUESTIONS, 2, 3)
-    assert len(plan.cells) == 2 * 5 == len(cells(DATASETS, plan.backbones, plan.arms))
+    assert len(plan.cells) == 2 * 7 == len(cells(DATASETS, plan.backbones, plan.arms))
     names = [task.name for task in plan.tasks]
-    assert names[:5] == [cell.name for cell in plan.cells[:5]]
-    assert names[10:] == [
+    assert names[:7] == [cell.name for cell in plan.cells[:7]]
+    assert names[14:] == [
         f"{kind}-{dataset.replace('/', '-')}-{backbone}"
         for dataset in DATASETS
         for kind, backbone in [
