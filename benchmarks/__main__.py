@@ -1,10 +1,9 @@
 """Run the benchmarks and write a dated report: ``python -m benchmarks [--full]``.
 
-One after another: `benchmarks.step` with few rounds, `overhead` and `growth`, which together take a quarter of an hour
-on two cores; with ``--full`` all rounds of `step`, `growth` to 10,000 trials, and `evaluation` and `memory` too. The
-report, Markdown and JSON, is written into ``benchmarks/reports/``: machine, versions, and what each benchmark printed,
-with its limits; one that ended without figures is told as such. It exits with 1 where a limit does not hold; the report
-is written all the same.
+One after another: `benchmarks.step` with few rounds, `evaluation`, `memory`, `overhead` and `growth`; with ``--full``
+all rounds of `step`, `growth` to 10,000 trials, and `precision` and `tracking` too. The report, Markdown and JSON, is
+written into ``benchmarks/reports/``: machine, versions, and what each benchmark printed, with its limits; one that
+ended without figures is told as such. It exits with 1 where a limit does not hold; the report is written all the same.
 """
 
 import argparse
@@ -111,10 +110,11 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="all rounds, all benchmarks, growth to 10,000 trials")
     given = parser.parse_args()
     about, date = environment(), datetime.now(UTC).strftime("%Y-%m-%d")
+    sections = [run("step", *([] if given.full else ["--quick"])), run("evaluation"), run("memory"), run("overhead")]
     if given.full:
-        sections = [run("step"), run("evaluation"), run("memory"), run("overhead"), run("growth", "--full")]
+        sections += [run("growth", "--full"), run("precision"), run("tracking")]
     else:
-        sections = [run("step", "--quick"), run("overhead"), run("growth")]
+        sections.append(run("growth"))
     REPORTS.mkdir(exist_ok=True)
     path = free_name(date)
     path.write_text(markdown(date, about, sections), encoding="utf-8")

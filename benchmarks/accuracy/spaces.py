@@ -119,8 +119,7 @@ def _is_control(point: WarmStart, names: Sequence[str]) -> bool:
 
 def _lifted(point: WarmStart, lowest: Mapping[str, Any]) -> WarmStart:
     values: dict[str, Any] = {
-        name: max(item, lowest[name]) if name in lowest else item
-        for name, item in point.values.items()
+        name: max(item, lowest[name]) if name in lowest else item for name, item in point.values.items()
     }
     return point.model_copy(update={"values": values})
 
