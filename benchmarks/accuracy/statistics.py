@@ -13,6 +13,7 @@ from d3tune.search.confirm import TestResult
 
 Found = Mapping[Cell, Record]
 PAIRS = (("d3", "none"), ("d3", "teacher"), ("d3", "cls"), ("cls", "none"), ("teacher", "none"))
+REZSL_PAIRS = (("remse", "mse"), ("remse", "plain"), ("combined", "remse"))
 CLOSED = ("gaussian", "ESZSL")
 
 
@@ -74,7 +75,7 @@ def difference(found: Found, backbone: str, arm: str, other: str) -> Difference 
 
 def differences(found: Found) -> list[Difference]:
     """Every pair of arms of every backbone that is there."""
-    pairs = [(name, *pair) for name in GENERATIVE for pair in PAIRS] + [("rezsl", "remse", "mse")]
+    pairs = [(name, *pair) for name in GENERATIVE for pair in PAIRS] + [("rezsl", *pair) for pair in REZSL_PAIRS]
     told = [difference(found, *pair) for pair in pairs]
     return [item for item in told if item is not None]
 
