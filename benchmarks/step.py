@@ -8,6 +8,9 @@ which for one thread are those of the clock on an idle machine::
 
     share = (needed operations / rate of the large product + cdist seconds) / seconds of d3tune's update
 
+At embedded sizes Python rules, and `inside` is the share of an update's time that is spent inside torch's operators, by
+its profiler over updates of their own (whose cost is in both).
+
 `benchmarks.step_work` has the formulas of the operations. The cdist seconds are those of the L1 distances of cegan's
 class comparator, measured alone in the same rounds; they are no matrix products. Shapes are those of the named sets,
 the numbers in them are simulated: random.
@@ -105,6 +108,7 @@ class Result:
         needed: floating-point operations of one update.
         rate: operations a second of the large product.
         cdist_seconds: of the L1 distances that one update needs.
+        inside: share of the time inside torch's operators, None where it was not measured.
         least_share: limit.
         least_ratio: limit.
     """
@@ -115,6 +119,7 @@ class Result:
     needed: int
     rate: float
     cdist_seconds: float
+    inside: float | None
     least_share: float | None
     least_ratio: float | None
 
@@ -248,9 +253,17 @@ def measure(case: Case, rounds: int, reference_rounds: int) -> Result:
         needed=NEEDED[case.backbone](w),
         rate=2 * LARGE**3 / median(taken["product"]),
         cdist_seconds=median(taken["cdist"]) if distances else 0.0,
+        inside=inside_operators(works["ours"], repetitions["ours"]) if case.shape == "embedded" else None,
         least_share=case.least_share,
         least_ratio=case.least_ratio,
     )
+
+
+def inside_operators(work: Callable[[], object], repetitions: int) -> float:
+    """Share of the CPU seconds of calls that torch's profiler finds inside its operators."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        seconds = repetitions * seconds_of(work, repetitions)
+    return 1e-6 * sum(event.self_cpu_time_total for event in profile.key_averages()) / seconds
 
 
 def seconds_of(work: Callable[[], object], repetitions: int) -> float:
@@ -269,7 +282,8 @@ def repetitions_of(work: Callable[[], object]) -> int:
 
 def table(results: list[Result]) -> str:
     """One line a case."""
-    heads = ("case", "ms", "a second", "GFLOP", "GFLOP/s", "cdist ms", "share", "limit", "reference", "limit", "holds")
+    measured = ("case", "ms", "a second", "GFLOP", "GFLOP/s", "cdist ms", "inside", "share", "limit")
+    heads = (*measured, "reference", "limit", "holds")
     rows = [heads, *(cells(result) for result in results)]
     spaces = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = ["  ".join(cell.rjust(space) for cell, space in zip(row, spaces, strict=True)) for row in rows]
@@ -289,6 +303,7 @@ def cells(result: Result) -> tuple[str, ...]:
         f"{result.needed / 1e9:.4g}",
         f"{result.rate / 1e9:.1f}",
         f"{1e3 * result.cdist_seconds:.4g}" if result.cdist_seconds else "–",
+        number(result.inside, ".2f"),
         f"{result.share:.2f}",
         number(result.least_share, ".2f"),
         "–" if result.ratio is None else f"{result.ratio:.1f} x",
