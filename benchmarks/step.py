@@ -263,7 +263,8 @@ def inside_operators(work: Callable[[], object], repetitions: int) -> float:
     """Share of the CPU seconds of calls that torch's profiler finds inside its operators."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         seconds = repetitions * seconds_of(work, repetitions)
-    return 1e-6 * sum(event.self_cpu_time_total for event in profile.key_averages()) / seconds
+    inside: float = sum(event.self_cpu_time_total for event in profile.key_averages())
+    return 1e-6 * inside / seconds
 
 
 def seconds_of(work: Callable[[], object], repetitions: int) -> float:

@@ -1,5 +1,7 @@
 """The program: its name, its own options, and how errors end it."""
 
+import atexit
+import gc
 import io
 import sys
 from typing import Annotated, NoReturn
@@ -8,6 +10,9 @@ import typer
 
 from d3tune.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, fail, put, say
 from d3tune.errors import D3TuneError
+
+# a second and a half after a search: the interpreter looks for cycles among all that libraries ever made
+atexit.register(gc.freeze)
 
 app = typer.Typer(
     add_completion=False,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from d3tune.config import Resources
 from d3tune.data.prepared import open_prepared
-from d3tune.errors import D3TuneError, RunError, root_cause
+from d3tune.errors import D3TuneError, RunError, UsageError, root_cause
 from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
 from d3tune.search.baselines import METHODS, baseline
@@ -144,11 +145,12 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     mirror = Mirror(plan.tracking_uri, ledger, run.search, run.uid, run.name, say)
     if plan.seconds is not None:
         stop.deadline = time.monotonic() + plan.seconds
-    mirror.start()
+    opening = _begun(mirror.start)
     state = "failed"
     outcome = Outcome(run, experiment=mirror.experiment_name)
     try:
         with closing(executor or open_executor(plan.resources, run.log, stop, plan.num_gpus)) as executor:
+            opening.result()
             _run_trials(run, plan, ledger, keeper, executor, stop, say)
             outcome.winner = winner(ledger.trials())
             outcome.counts = counts(ledger.trials())
@@ -164,20 +166,36 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     except KeyboardInterrupt:
         stop.requested = True
     finally:
-        outcome.interrupted = stop.requested
-        outcome.counts = counts(ledger.trials())
-        outcome.winner = winner(ledger.trials())
-        summary = summarise(outcome, ledger.trials(), "interrupted" if stop.requested else state)
-        unwritten = _write_summary(run, summary)
-        if unwritten is not None and summary["state"] == "failed":
-            # another error is on its way
-            say(unwritten)
-        outcome.mirrored = _finish_mirror(mirror, run, summary, stop, say)
+        refused = isinstance(opening.exception(), UsageError)
+        unwritten = None if refused else _end(outcome, mirror, ledger, state, stop, say)
     if unwritten is not None:
         raise RunError(f"{unwritten}; mend that, then resume")
     outcome.link = mirror.link()
     outcome.bytes = bytes_used(run.path)
     return outcome
+
+
+def _begun(start: Callable[[], None]) -> "Future[None]":
+    """Something done in a thread of its own: MLflow is imported and its store made ready while Ray starts."""
+    with_thread = ThreadPoolExecutor(1, "mlflow-start")
+    try:
+        return with_thread.submit(start)
+    finally:
+        with_thread.shutdown(wait=False)
+
+
+def _end(outcome: Outcome, mirror: Mirror, ledger: Ledger, state: str, stop: StopSignal, say: Say) -> str | None:
+    """Put what became of the search into outcome, summary and MLflow; why the summary could not be written."""
+    outcome.interrupted = stop.requested
+    outcome.counts = counts(ledger.trials())
+    outcome.winner = winner(ledger.trials())
+    summary = summarise(outcome, ledger.trials(), "interrupted" if stop.requested else state)
+    unwritten = _write_summary(outcome.run, summary)
+    if unwritten is not None and summary["state"] == "failed":
+        # another error is on its way
+        say(unwritten)
+    outcome.mirrored = _finish_mirror(mirror, outcome.run, summary, stop, say)
+    return unwritten
 
 
 def _extended(plan: Plan, ledger: Ledger, say: Say) -> Plan:
