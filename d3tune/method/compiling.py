@@ -1,5 +1,6 @@
 """Compiled losses: one graph a loss; on a GPU a CUDA graph, where launching kernels takes most of a small step."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -51,5 +52,9 @@ def _without_pickles() -> None:
 
 
 def begin_anew() -> None:
-    """Forget what was compiled for trials before: torch compiles one function for few configurations only."""
+    """Forget what was compiled for trials before: torch compiles one function for few configurations only.
+
+    A compiled loss and its model refer to each other, so the collector must take them.
+    """
     torch.compiler.reset()
+    gc.collect()

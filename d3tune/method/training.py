@@ -69,7 +69,8 @@ class Training(Trainer):
         self._student_optimizer = Adam(list(self.student.parameters()), config.student_lr)
         self._step_y = self._unseen_labels(config.n_synthetic_step)
         self._reader = HeadReader(tensors, config, seed)
-        self._loss: Callable[..., Any] = self._joint_loss
+        # a bound method kept here would be a cycle, and models would wait for the collector
+        self._compiled_loss: Callable[..., Any] | None = None
         if compile_losses:
             self._compile(device)
 
@@ -143,7 +144,8 @@ class Training(Trainer):
                 self._step_student_alone(batch)
         drawn = self.backbone.draw(len(batches[-1].y), self._rng)
         noise = self.backbone.draw_noise(len(self._step_y), self._rng) if self.config.uses_d3 else None
-        total, parts = self._loss(batches[-1], drawn, noise)
+        loss = self._compiled_loss or self._joint_loss
+        total, parts = loss(batches[-1], drawn, noise)
         losses |= parts
         # the critic's and its kind's weights take part and are not changed
         descend(total, self._generator_optimizer, self._student_optimizer)
@@ -151,7 +153,7 @@ class Training(Trainer):
         return losses
 
     def _compile(self, device: torch.device) -> None:
-        self._loss = compiled(self._joint_loss, device)
+        self._compiled_loss = compiled(self._joint_loss, device)
         self.backbone.compile_losses(lambda loss: compiled(loss, device))
 
     def _joint_loss(self, batch: Batch, drawn: Drawn, noise: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:

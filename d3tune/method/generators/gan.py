@@ -71,7 +71,7 @@ class AdversarialBackbone(Backbone[G]):
         self.generator = SemanticGenerator(sizes, config, self.noise_dim, rng)
         self.critic = Critic(sizes, config, rng)
         self.add_parts(rng)
-        self._critic_loss: Callable[..., Any] = self.critic_loss
+        self._compiled_loss: Callable[..., Any] | None = None
         self.to(next(teacher.parameters()).device)
         self._critic_optimizer = Adam(self.critic_parameters(), config.generator_lr)
 
@@ -112,7 +112,7 @@ class AdversarialBackbone(Backbone[G]):
 
     def compile_losses(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """The loss of a critic step."""
-        self._critic_loss = compiled(self.critic_loss)
+        self._compiled_loss = compiled(self.critic_loss)
 
     def own_optimizers(self) -> dict[str, Adam]:
         """The critic's Adam."""
@@ -129,9 +129,10 @@ class AdversarialBackbone(Backbone[G]):
         with torch.no_grad():
             fakes = self.generate(noise, *_joined(batches))
         totals: Losses = {}
+        critic_loss = self._compiled_loss or self.critic_loss
         for batch, fake in zip(batches, torch.split(fakes, [len(batch.x) for batch in batches]), strict=True):
             mix = torch.rand(len(fake), 1, generator=rng, device=fake.device)
-            total, parts = self._critic_loss(batch, fake, mix)
+            total, parts = critic_loss(batch, fake, mix)
             descend(total, self._critic_optimizer)
             for name, loss in parts.items():
                 totals[name] = totals.get(name, 0) + loss / len(batches)
