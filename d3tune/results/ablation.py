@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from d3tune.results import markup
 from d3tune.results.text import table_text
 from d3tune.words import plural
 
@@ -14,11 +15,6 @@ SHOWN = ("H", "U", "S", "T1", "AUSUC")
 HEADS = ["variant", "val H", *(f"test {name}" for name in SHOWN), "ΔH [95 %]", "p"]
 MARKS = {f"L_{name}": rf"$L_{{\mathrm{{{name}}}}}$" for name in ("cls", "be", "kl", "od")} | {"D³": "D$^3$"}
 ANY_MARK = re.compile("(" + "|".join(MARKS) + ")")
-SPECIAL = str.maketrans(
-    {"±": r"$\pm$", "Δ": r"$\Delta$", "–": "--", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-    | {"^": r"\textasciicircum{}"}
-    | {character: "\\" + character for character in "%&_#${}"}
-)
 
 
 def ablation_text(ablation: "Ablation") -> str:
@@ -28,18 +24,14 @@ def ablation_text(ablation: "Ablation") -> str:
 
 def ablation_markdown(ablation: "Ablation") -> str:
     """A Markdown table with its notes."""
-    lines = [HEADS, ["---"] * len(HEADS), *_cells(ablation)]
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([*rows, "", *_notes(ablation)])
+    return "\n".join([markup.markdown_table(HEADS, _cells(ablation)), "", *_notes(ablation)])
 
 
 def ablation_latex(ablation: "Ablation") -> str:
     """A LaTeX table for the booktabs package; its notes are comments."""
-    lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in (HEADS, *_cells(ablation))]
-    notes = [f"% {note}" for note in _notes(ablation)]
-    columns = "l" + "c" * (len(HEADS) - 1)
-    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
-    return "\n".join([*notes, *begin, *lines[1:], r"\bottomrule", r"\end{tabular}"])
+    notes = [markup.latex_comment(note) for note in _notes(ablation)]
+    rows = [[*map(_latex, line)] for line in _cells(ablation)]
+    return "\n".join([*notes, markup.latex_table([*map(_latex, HEADS)], rows, "l" + "c" * (len(HEADS) - 1))])
 
 
 def _cells(ablation: "Ablation") -> list[list[str]]:
@@ -50,12 +42,8 @@ def _row(row: "Row") -> list[str]:
     if row.test is None or row.selection is None:
         return [f"{row.name} ({row.missing})", *["–"] * (len(HEADS) - 1)]
     validated = "–" if row.selection.val_H is None else f"{row.selection.val_H:.3f}"
-    found = [_with_sd(row.test.mean(name), row.test.sd(name)) for name in SHOWN]
+    found = [markup.with_sd(row.test.mean(name), row.test.sd(name)) for name in SHOWN]
     return [row.name, validated, *found, *_difference(row.difference)]
-
-
-def _with_sd(mean: float, sd: float | None) -> str:
-    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
 
 
 def _difference(difference: "Paired | None") -> list[str]:
@@ -79,5 +67,5 @@ def _notes(ablation: "Ablation") -> Sequence[str]:
 
 def _latex(cell: str) -> str:
     # every second piece is a mark
-    pieces = ANY_MARK.split(cell)
-    return "".join(MARKS[piece] if place % 2 else piece.translate(SPECIAL) for place, piece in enumerate(pieces))
+    pieces = ANY_MARK.split(markup.plain(cell))
+    return "".join(MARKS[piece] if place % 2 else markup.escape_latex(piece) for place, piece in enumerate(pieces))
