@@ -2,6 +2,8 @@
 
 import re
 
+TEST_SELECTED = "test-selected"
+
 _PASSWORDS = (
     # a password in a database's address may hold a slash and quotes, one in a server's may not
     (re.compile(r"""((?:postgresql|mysql|mssql)[\w+]*://[^\s:/@"']*):\S*@"""), r"\1:***@"),
