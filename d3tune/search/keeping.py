@@ -11,8 +11,7 @@ from d3tune.search.checkpoint import remove_checkpoints, remove_weights, weights
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.reports import best_report
 from d3tune.search.study import RETRY_ATTR, WORKER_ATTR, Ledger, reports_of
-
-RECORD = "trial.json"
+from d3tune.search.summaries import RECORD
 
 
 class Keeper:

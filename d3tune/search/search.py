@@ -28,11 +28,11 @@ from d3tune.search.doubles import remove_doubles
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.choice import open_executor
 from d3tune.search.jobs import TrainingJob
-from d3tune.search.keeping import RECORD, Keeper, bytes_used
+from d3tune.search.keeping import Keeper, bytes_used
 from d3tune.search.run import RunDirectory, as_itself
 from d3tune.search.standing import winner
 from d3tune.search.study import Assignment, Ledger, counts
-from d3tune.search.summaries import SUMMARY_FILE
+from d3tune.search.summaries import RECORD, SUMMARY_FILE
 from d3tune.search.summary import dataset_identity, parent_metrics, summarise
 from d3tune.search.telling import confirming_line, left_line, refuse_without_winner, trial_line
 from d3tune.search.tracking import Mirror, default_uri

@@ -1,6 +1,8 @@
 """The summaries that searches leave in their run directories, read without what reads a study."""
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -10,6 +12,7 @@ from d3tune.files import home, parse_json
 from d3tune.search.lock import refuse_shared
 
 SUMMARY_FILE = "summary.json"
+RECORD = "trial.json"
 SUMMARY_KEYS = {"run", "dataset", "backbone", "trials", "trial_hours", "selection", "test"}
 
 
@@ -20,6 +23,31 @@ def read_summary(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) else None
+
+
+def configuration_id(backbone: str, config: Mapping[str, Any]) -> str:
+    """A name of a configuration, the same on every dataset: 8 hexadecimal digits of the SHA-256 of what it says.
+
+    Args:
+        backbone: its name.
+        config: every hyper-parameter, as best.yaml and a trial's record hold them.
+    """
+    text = json.dumps([backbone, config], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def confirmed_configuration(summary: Mapping[str, Any]) -> str | None:
+    """The `configuration_id` of what a run confirmed, from the trial's record; None where that cannot be read.
+
+    Args:
+        summary: one of `summaries`.
+    """
+    number = summary.get("confirmed_trial")
+    if not isinstance(number, int):
+        return None
+    record = read_summary(Path(summary["path"], "trials", f"{number:05d}", RECORD))
+    config = None if record is None else record.get("config")
+    return configuration_id(str(summary["backbone"]), config) if isinstance(config, dict) else None
 
 
 def damage(path: Path) -> str:
