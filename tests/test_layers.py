@@ -151,4 +151,5 @@ def test_lower_layers_load_no_search_tool(module: str) -> None:
 
 def test_the_leaderboard_loads_nothing_heavy() -> None:
     heavy = HEAVY | SEARCH_TOOLS | {"torch", "pandas"}
-    assert loaded("from d3tune.results.leaderboard import leaderboard_rows; leaderboard_rows()", heavy) == []
+    imports = "from d3tune.results.board import FORMS; from d3tune.results.leaderboard import leaderboard_rows"
+    assert loaded(f"{imports}; [form(leaderboard_rows(), 'all') for form in FORMS.values()]", heavy) == []

@@ -25,13 +25,30 @@ def export(
 
 
 @app.command()
-def leaderboard(as_json: Json = False) -> None:
-    """Best confirmed H for each dataset and backbone."""
+def leaderboard(
+    shown: Annotated[str, typer.Option("--format", help="table, markdown, csv, json, latex or html.")] = "table",
+    protocol: Annotated[str, typer.Option(help="all, test or published: what picking on the test set claims.")] = "all",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write it here; of CSV, published results beside it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Best confirmed H for each dataset and backbone, beside published results on the same data."""
+    from d3tune.errors import UsageError, one_of
+    from d3tune.results.board import EMPTY, FORMS, write_board
     from d3tune.results.leaderboard import leaderboard_rows
-    from d3tune.results.text import leaderboard_text
 
-    rows = leaderboard_rows(say)
-    put(rows if as_json else leaderboard_text(rows))
+    one_of("--format", shown, tuple(FORMS))
+    one_of("--protocol", protocol, tuple(EMPTY))
+    if as_json and shown not in ("table", "json"):
+        raise UsageError(f"--json and --format {shown}: give one of them")
+    shown = "json" if as_json else shown
+    rows = [row for row in leaderboard_rows(say) if protocol in ("all", row["protocol"])]
+    if output is None:
+        put(FORMS[shown](rows, protocol))
+        return
+    for path in write_board(output, shown, rows, protocol):
+        say(f"wrote {path}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from d3tune.words import plural
+from d3tune.words import TEST_SELECTED, plural
 
 if TYPE_CHECKING:
     from d3tune.config import TrialConfig
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from d3tune.search.train import Trained
 
 WIDTH = 170
-TEST_SELECTED = "test-selected"
 
 
 def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
@@ -91,43 +90,6 @@ def test_line(test: "TestResult") -> str:
         f"test H {_with_sd(test, 'H', 4)}  (U {_with_sd(test, 'U')}, S {_with_sd(test, 'S')}; "
         f"protocol test, {seeds}, offset from validation)"
     )
-
-
-def leaderboard_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The leaderboard, or how to start one."""
-    if not rows:
-        return "no confirmed run yet; start with: d3tune search --dataset hanzi --backbone gan --trials 12"
-    cells = [
-        [
-            row["dataset"],
-            row["backbone"],
-            "–" if row["val_H"] is None else f"{row['val_H']:.3f}",
-            f"{row['test_H']:.3f}" + ("" if row["test_H_sd"] is None else f" ± {row['test_H_sd']:.3f}"),
-            "test" if row["protocol"] == "test" else TEST_SELECTED,
-            *(f"{row[name]:.3f}" for name in ("test_U", "test_S", "test_T1", "test_AUSUC")),
-            str(row["seeds"]),
-            f"{row['features']}, {row['semantics']}",
-            str(row["trials"]),
-            f"{row['trial_hours']:.2f}",
-            row["run"],
-        ]
-        for row in rows
-    ]
-    header = [
-        "dataset",
-        "backbone",
-        "val H",
-        "test H",
-        "protocol",
-        "U",
-        "S",
-        "T1",
-        "AUSUC",
-        "seeds",
-        "features",
-        "trials",
-    ]
-    return table_text([*header, "hours", "run"], cells) + "\nprotocol test: chosen on validation, tested once a seed"
 
 
 def datasets_text(infos: Sequence["DatasetInfo"]) -> str:
@@ -205,14 +167,21 @@ def _with_sd(test: "TestResult", metric: str, digits: int = 3) -> str:
     return f"{test.mean(metric):.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
-def table_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table of cells, one line a row; a cell that is too long is folded."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def table_text(header: Sequence[str], rows: Sequence[Sequence[str]], width: int = WIDTH, tight: bool = False) -> str:
+    """A plain table of cells, one line a row; a cell that is too long is folded.
+
+    Args:
+        header: of each column.
+        rows: of cells.
+        width: most characters of a line.
+        tight: two blanks between columns instead of three.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0 if tight else 1))
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console(width=WIDTH, no_color=True, highlight=False, force_terminal=False)
+    console = Console(width=width, no_color=True, highlight=False, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())

@@ -12,6 +12,7 @@ import typer
 
 import d3tune as package
 from d3tune.cli import app
+from d3tune.search.summaries import configuration_id
 from d3tune.yamlfile import read_yaml
 
 # MLflow on SQLAlchemy 2.1
@@ -173,6 +174,8 @@ def test_a_search_prints_table_winner_and_paths(
     # leaderboard, export, training
     rows = json.loads(d3tune("leaderboard", "--json").out)
     assert [row["run"] for row in rows] == [run.name]
+    best = read_yaml(run / "best.yaml")
+    assert rows[0]["configuration"] == configuration_id(best["backbone"], best["config"])
     table = d3tune("leaderboard")
     assert run.name in table.out
     out = tmp_path / "out.yaml"

@@ -15,9 +15,10 @@ from d3tune.config import Resources, SearchConfig
 from d3tune.data.registry import find_dataset, prepared_path
 from d3tune.errors import RunError, UsageError
 from d3tune.method.generators import load_backbone
+from d3tune.results.board import leaderboard_text
 from d3tune.results.export import export_best
 from d3tune.results.leaderboard import best_run, leaderboard_rows
-from d3tune.results.text import leaderboard_text, outcome_text, train_text
+from d3tune.results.text import outcome_text, train_text
 from d3tune.search.confirm import Selection, configuration_document, evaluate, select
 from d3tune.search.executor import StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
@@ -288,6 +289,8 @@ def test_leaderboard_keeps_a_row_apart(both: Both) -> None:
     assert published["run"] == both.published.run.name
     assert published["val_H"] is None
     assert published["test_H"] == summary_of(both.published)["test"]["H"]["mean"]
+    assert published["confirmed_run"] == tested["run"]
+    assert published["gap"] == published["test_H"] - tested["test_H"]
     text = leaderboard_text(rows)
     # cells may be folded
     assert LABEL in text

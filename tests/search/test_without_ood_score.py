@@ -9,9 +9,10 @@ import pytest
 
 import d3tune
 from d3tune.config import Resources
+from d3tune.results.board import leaderboard_text
 from d3tune.results.export import export_best
 from d3tune.results.leaderboard import best_run, leaderboard_rows
-from d3tune.results.text import leaderboard_text, outcome_text, train_text
+from d3tune.results.text import outcome_text, train_text
 from d3tune.search.executor import StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.request import Request, prepare_run
