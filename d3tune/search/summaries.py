@@ -37,11 +37,16 @@ def configuration_id(backbone: str, config: Mapping[str, Any]) -> str:
 
 
 def confirmed_configuration(summary: Mapping[str, Any]) -> str | None:
-    """The `configuration_id` of what a run confirmed, from the trial's record; None where that cannot be read.
+    """The `configuration_id` of what a run confirmed.
 
     Args:
-        summary: one of `summaries`.
+        summary: one of `summaries`; where it does not say, as in those of 0.1.0, the trial's record does.
+
+    Returns:
+        None where neither can be read.
     """
+    if isinstance(summary.get("configuration"), str):
+        return str(summary["configuration"])
     number = summary.get("confirmed_trial")
     if not isinstance(number, int):
         return None

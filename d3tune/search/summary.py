@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from d3tune.config import metric_prefix
+from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.run import RunDirectory
 from d3tune.search.study import reports_of
+from d3tune.search.summaries import configuration_id
 
 if TYPE_CHECKING:
     from d3tune.search.search import Outcome
@@ -47,10 +49,11 @@ def _confirmed(outcome: "Outcome") -> dict[str, Any]:
     """What was confirmed by this command, or else by an earlier one: a result is never dropped for a newer nothing."""
     earlier = outcome.run.read_summary() or {}
     if outcome.test is None or outcome.selection is None or outcome.winner is None:
-        found = {key: earlier.get(key) for key in ("confirmed_trial", "selection", "test")}
+        found = {key: earlier.get(key) for key in ("confirmed_trial", "configuration", "selection", "test")}
     else:
         found = {
             "confirmed_trial": outcome.winner.number,
+            "configuration": configuration_id(outcome.run.search.backbone, outcome.winner.user_attrs[CONFIG_ATTR]),
             "selection": outcome.selection.model_dump(mode="json"),
             "test": outcome.test.to_dict(),
         }

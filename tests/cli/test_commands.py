@@ -176,6 +176,7 @@ def test_a_search_prints_table_winner_and_paths(
     assert [row["run"] for row in rows] == [run.name]
     best = read_yaml(run / "best.yaml")
     assert rows[0]["configuration"] == configuration_id(best["backbone"], best["config"])
+    assert data["configuration"] == rows[0]["configuration"]
     table = d3tune("leaderboard")
     assert run.name in table.out
     out = tmp_path / "out.yaml"

@@ -186,6 +186,12 @@ def test_a_record_that_cannot_be_read_costs_the_id_alone(d3tune: Command, write:
         assert "None" not in d3tune("leaderboard", "--format", form).out
 
 
+def test_an_id_in_the_summary_needs_no_record(d3tune: Command, write: Write) -> None:
+    shutil.rmtree(write("run", configuration="01234567") / "trials")
+    (row,) = json.loads(d3tune("leaderboard", "--json").out)
+    assert row["configuration"] == "01234567"
+
+
 def test_a_summary_of_an_earlier_form_is_listed(d3tune: Command, write: Write) -> None:
     path = write("run") / "summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
