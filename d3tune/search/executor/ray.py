@@ -20,11 +20,10 @@ from d3tune.search.executor.lastwords import last_words
 from d3tune.search.executor.lifeline import Lifeline
 from d3tune.search.executor.processes import descendants, kill
 from d3tune.search.executor.temporary import TemporaryFolder
-from d3tune.search.executor.worker import TrialActor, call, ready
+from d3tune.search.executor.worker import TrialActor, call
 
 OBJECT_STORE_BYTES = 200_000_000
 POLL_SECONDS = 0.5
-WARMING_SECONDS = 30.0
 NOTHING_LOST = "nothing recorded is lost: resume the run"
 
 
@@ -64,7 +63,6 @@ class RayExecutor:
             if resources.address is None:
                 self._lifeline = Lifeline(("raylet", "gcs_server"), self._abandon)
             self.concurrency = self._fitting()
-            self._warming = self._warm()
         except BaseException:
             self.close()
             raise
@@ -93,9 +91,6 @@ class RayExecutor:
                 verbose=0,
             ),
         )
-        if self._warming:
-            # an actor takes over an idle process, but not one that is busy
-            ray.wait(self._warming, num_returns=len(self._warming), timeout=WARMING_SECONDS)
         tuner.fit()
         if fatal.error is not None:
             raise fatal.error
@@ -210,13 +205,6 @@ class RayExecutor:
             # Ray raises bare exceptions where one of its processes does not come up
             reason = " ".join(str(error).split())[:200]
             raise D3TuneError(f"Ray did not start: {reason}; try again, or --executor local") from None
-
-    def _warm(self) -> list[Any]:
-        """Have the processes of a private Ray import what trials need while this one has other things to do."""
-        if self._resources.address is not None:
-            return []
-        remote = ray.remote(num_cpus=0)(ready)
-        return [remote.remote() for _ in range(self.concurrency)]
 
     def _request(self) -> dict[str, float]:
         return {"cpu": self._resources.cpus_per_trial, "gpu": self._resources.gpus_per_trial}

@@ -61,10 +61,6 @@ class TrialActor(tune.Trainable):
         """See `save_checkpoint`."""
 
 
-def ready() -> None:
-    """Nothing: a process that has this function has imported what trials need."""
-
-
 def call(function: Callable[..., Any], *item: Any) -> Any:
     """What `RayExecutor.map` runs in a worker."""
     end_with_parent()
