@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from d3tune.errors import RunError
 from d3tune.files import parse_json
 
 LOCK_FILE = "lock"
+NAMELESS_SECONDS = 1.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -34,12 +36,7 @@ def owned(directory: Path, say: Callable[[str], None] | None = None) -> Iterator
         RunError: another process owns it, or it cannot be written.
     """
     with _opened(directory) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise RunError(f"{directory}: this file system has no locks: {error.strerror}") from None
-            raise RunError(f"{directory}: in use by {_named(_owner(file))}; wait for it, or stop it first") from None
+        _lock(file, directory)
         dead = _owner(file)
         if dead and say is not None:
             say(f"taking over {directory} from {_named(dead)}, which ended without closing it")
@@ -98,6 +95,22 @@ def refuse_shared(directory: Path) -> None:
         links = [item for item in (part.iterdir() if part.is_dir() else ()) if item.is_symlink()]
         if links:
             raise RunError(f"{links[0]}: is a link, and what it leads to would be written; put the file itself there")
+
+
+def _lock(file: IO[str], directory: Path) -> None:
+    """Take the lock, or say who has it; between taking or freeing it and writing so, an owner has no name."""
+    end = time.monotonic() + NAMELESS_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise RunError(f"{directory}: this file system has no locks: {error.strerror}") from None
+        owner = _owner(file)
+        if "host" in owner or time.monotonic() > end:
+            raise RunError(f"{directory}: in use by {_named(owner)}; wait for it, or stop it first")
+        time.sleep(0.02)
 
 
 def _opened(directory: Path) -> IO[str]:

@@ -264,6 +264,37 @@ def test_another_search_that_was_begun_there_at_the_same_moment_is_refused(
         toy_run(run_dir=place, seed=6)
 
 
+def test_an_owner_that_has_not_said_its_name_yet_is_waited_for(toy_run: ToyRun) -> None:
+    run = toy_run()
+    with (run.path / "lock").open("a+", encoding="utf-8") as held:
+        lock.fcntl.flock(held, lock.fcntl.LOCK_EX)
+        name = threading.Timer(0.2, (run.path / "lock").write_text, ['{"pid": 7, "host": "elsewhere"}'])
+        name.start()
+        with pytest.raises(RunError, match="in use by process 7 on elsewhere; wait for it"), run.owned():
+            pass
+        name.join()
+
+
+def test_a_lock_that_is_just_being_freed_is_waited_for(toy_run: ToyRun) -> None:
+    run = toy_run()
+    held = (run.path / "lock").open("a+", encoding="utf-8")
+    lock.fcntl.flock(held, lock.fcntl.LOCK_EX)
+    freed = threading.Timer(0.2, held.close)
+    freed.start()
+    with run.owned():
+        assert (run.path / "lock").read_text(encoding="utf-8") != ""
+    freed.join()
+
+
+def test_an_owner_without_a_name_is_another_process(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "NAMELESS_SECONDS", 0.05)
+    run = toy_run()
+    with (run.path / "lock").open("a+", encoding="utf-8") as held:
+        lock.fcntl.flock(held, lock.fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="in use by another process; wait for it"), run.owned():
+            pass
+
+
 def test_a_file_system_without_locks_is_named(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = toy_run()
 
