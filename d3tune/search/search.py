@@ -177,11 +177,11 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
 
 def _begun(start: Callable[[], None]) -> "Future[None]":
     """Something done in a thread of its own: MLflow is imported and its store made ready while Ray starts."""
-    with_thread = ThreadPoolExecutor(1, "mlflow-start")
+    thread = ThreadPoolExecutor(1, "mlflow-start")
     try:
-        return with_thread.submit(start)
+        return thread.submit(start)
     finally:
-        with_thread.shutdown(wait=False)
+        thread.shutdown(wait=False)
 
 
 def _end(outcome: Outcome, mirror: Mirror, ledger: Ledger, state: str, stop: StopSignal, say: Say) -> str | None:
