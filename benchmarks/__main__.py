@@ -110,7 +110,9 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="all rounds, all benchmarks, growth to 10,000 trials")
     given = parser.parse_args()
     about, date = environment(), datetime.now(UTC).strftime("%Y-%m-%d")
-    sections = [run("step", *([] if given.full else ["--quick"])), run("evaluation"), run("memory"), run("overhead")]
+    full = ["--full"] if given.full else []
+    sections = [run("step", *([] if given.full else ["--quick"])), run("evaluation"), run("memory")]
+    sections.append(run("overhead", *full))
     if given.full:
         sections += [run("growth", "--full"), run("precision"), run("tracking")]
     else:

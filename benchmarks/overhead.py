@@ -3,7 +3,8 @@
 - ``d3tune --help``, and ``d3tune leaderboard`` over 100 runs of 100 trials each: wall seconds, median of five.
 - Searches through real Ray with two trials at once, each of which computes for 10 (or 60) CPU seconds and no more
   (`benchmarks.paced`): wall seconds of the whole command, imports and the start and end of Ray included, over the least
-  that is possible, which is trials × seconds / 2.
+  that is possible, which is trials × seconds / 2. What a search costs once and what each trial costs beside its seconds
+  follow from two lengths of the same search, so that the overhead of a search of any length can be told.
 - The start of a trial in a worker that has run one before: from the end of the last evaluation to the first update.
 - The quickstart of the README, wall seconds.
 
@@ -36,23 +37,26 @@ LISTED = {
     "paced-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: paced\nVersion: 1\n",
     "paced-1.dist-info/entry_points.txt": "[d3tune.backbones]\npaced = benchmarks.paced:BACKBONE\n",
 }
+# trials, seconds of each, the most that it may cost: a search is dozens of trials, and shorter ones are shown too
+SEARCHES = ((12, 10.0, 0.2), (24, 10.0, 0.2), (8, 60.0, 0.05))
+LONG = (24, 60.0, 0.05)
 REPEATS = 5
 RUNS = TRIALS = 100
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure, and the most that it may be."""
+    """One figure, and the most that it may be, where there is a limit."""
 
     name: str
     value: float
-    limit: float
+    limit: float | None
     unit: str
 
     @property
     def holds(self) -> bool:
         """Whether it is within the limit."""
-        return self.value <= self.limit
+        return self.limit is None or self.value <= self.limit
 
 
 class Bench:
@@ -111,10 +115,10 @@ class Bench:
 
     def search(self, trials: int, length: float) -> tuple[float, list[float]]:
         """Wall seconds of a search whose trials take so many CPU seconds, and those between trials in one worker."""
-        log = self.folder / f"log-{length:g}"
+        log = self.folder / f"log-{trials}-{length:g}"
         budget = ("--trials", str(trials), "--concurrency", "2", "--confirm-seeds", "0", "--pruner", "none")
         what = ("search", "--dataset", "hanzi", "--backbone", "paced", "--space", str(self.folder / "paced.yaml"))
-        where = ("--run-dir", str(self.folder / "home" / f"paced-{length:g}"))
+        where = ("--run-dir", str(self.folder / "home" / f"paced-{trials}-{length:g}"))
         wall = self.seconds(*what, *budget, *where, PACED_SECONDS=str(length), PACED_LOG=str(log))
         text = log.read_text(encoding="utf-8")
         if text.count(" end ") != trials:
@@ -142,7 +146,7 @@ def between_trials(log: str) -> list[float]:
     return found
 
 
-def measure(folder: Path, say: Callable[[str], None]) -> list[Figure]:
+def measure(folder: Path, say: Callable[[str], None], full: bool = False) -> list[Figure]:
     """All figures, one after another."""
     bench, figures = Bench(folder), []
 
@@ -152,22 +156,41 @@ def measure(folder: Path, say: Callable[[str], None]) -> list[Figure]:
             say(line_of(figure))
 
     add(bench.help(), bench.leaderboard())
-    gaps = []
-    for trials, length, limit in ((12, 10.0, 0.2), (8, 60.0, 0.05)):
+    gaps, walls = [], {}
+    for trials, length, limit in (*SEARCHES, LONG) if full else SEARCHES:
         wall, found = bench.search(trials, length)
         gaps += found
         least = trials * length / 2
+        walls[trials, length] = wall
         what = f"overhead of {trials} trials of {length:g} s, two at once, over {least:g} s"
         add(Figure(what, 100 * (wall / least - 1), 100 * limit, "%"))
+    add(*once_and_each(walls))
     add(Figure(f"start of a trial in a warm worker, median of {len(gaps)}", 1e3 * median(gaps), 200, "ms"))
     add(bench.quickstart())
     return figures
 
 
+def once_and_each(walls: Mapping[tuple[int, float], float]) -> list[Figure]:
+    """What a search costs once, and a trial beside its seconds, from two searches that differ in their number alone.
+
+    Args:
+        walls: wall seconds by trials and seconds of each.
+    """
+    (few, length, _), (many, _, _) = SEARCHES[:2]
+    spare = {trials: walls[trials, length] - trials * length / 2 for trials in (few, many)}
+    each = (spare[many] - spare[few]) / (many - few)
+    return [
+        Figure("of that: once a search", spare[few] - few * each, None, "s"),
+        Figure("of that: each trial, with two at once", each, None, "s"),
+    ]
+
+
 def line_of(figure: Figure) -> str:
     """As it is printed."""
-    held = "yes" if figure.holds else "NO"
-    return f"{figure.name:<62} {figure.value:>8.3g} {figure.unit:<2} (limit {figure.limit:g} {figure.unit})  {held}"
+    text = f"{figure.name:<62} {figure.value:>8.3g} {figure.unit:<2}"
+    if figure.limit is None:
+        return text
+    return f"{text} (limit {figure.limit:g} {figure.unit})  {'yes' if figure.holds else 'NO'}"
 
 
 def to_dict(figures: list[Figure]) -> list[Mapping[str, object]]:
@@ -181,10 +204,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.overhead", description=(__doc__ or "").partition(":")[0]
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--full", action="store_true", help="also 24 trials of a minute, 12 minutes longer")
     given = parser.parse_args(argv)
     # a short name: the paths of Ray's sockets may not be longer than 107 bytes
     with tempfile.TemporaryDirectory(prefix="d3o-", ignore_cleanup_errors=True) as folder:
-        figures = measure(Path(folder), lambda line: print(line, flush=True))
+        figures = measure(Path(folder), lambda line: print(line, flush=True), given.full)
     if given.json:
         given.json.write_text(json.dumps(to_dict(figures), indent=1) + "\n", encoding="utf-8")
     return int(not all(figure.holds for figure in figures))
