@@ -3,6 +3,8 @@
 import re
 
 TEST_SELECTED = "test-selected"
+# what a newcomer types first: no download, a minute or two
+FIRST_SEARCH = "d3tune search --dataset hanzi --backbone gan --trials 12"
 
 _PASSWORDS = (
     # a password in a database's address may hold a slash and quotes, one in a server's may not

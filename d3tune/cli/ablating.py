@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d3tune.cli.options import DataDir, Json
+from d3tune.cli.options import BEST, DataDir, Json, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FORMATS = ("table", "markdown", "latex")
 
 
-@app.command()
+@app.command(epilog=examples("d3tune ablate best.yaml --seeds 3 --format markdown -o ablation.md", note=BEST))
 def ablate(
     config: Annotated[Path, typer.Argument(help="A configuration: exported, or dataset, backbone and config.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,

@@ -5,15 +5,22 @@ from typing import Annotated
 
 import typer
 
-from d3tune.cli.options import DataDir, Json, Semantics
+from d3tune.cli.mistakes import Commands
+from d3tune.cli.options import DataDir, Json, Semantics, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import put, say
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Find, check, import and simulate datasets.")
+data_app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Find, check, import and simulate datasets.",
+    epilog=examples("d3tune data list", "d3tune data check hanzi"),
+)
 app.add_typer(data_app, name="data")
 
 
-@data_app.command("list")
+@data_app.command("list", epilog=examples("d3tune data list"))
 def data_list(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Datasets that can be found."""
     from d3tune.data.registry import list_datasets
@@ -23,7 +30,7 @@ def data_list(data_dir: DataDir = None, as_json: Json = False) -> None:
     put([vars(info) for info in infos] if as_json else datasets_text(infos))
 
 
-@data_app.command("check")
+@data_app.command("check", epilog=examples("d3tune data check hanzi"))
 def data_check(dataset: str, data_dir: DataDir = None, semantics: Semantics = None, as_json: Json = False) -> None:
     """Read a dataset whole and say what is in it."""
     from d3tune.data.registry import check_dataset
@@ -33,7 +40,13 @@ def data_check(dataset: str, data_dir: DataDir = None, semantics: Semantics = No
     put(vars(summary) if as_json else dataset_text(summary))
 
 
-@data_app.command("import")
+@data_app.command(
+    "import",
+    epilog=examples(
+        "d3tune data import flowers --into data --feature-tag vit --source flowers.npz",
+        note="The file flowers.npz is yours; its arrays: features, labels, semantics, unseen_classes.",
+    ),
+)
 def data_import(
     name: Annotated[str, typer.Argument(help="The new dataset's name.")],
     into: Annotated[Path, typer.Option(help="Folder of datasets to put it in; later --data-dir.")],
@@ -74,7 +87,7 @@ def data_import(
     say(f"wrote {imported.folder}; search it with --data-dir {into} --dataset {name}")
 
 
-@data_app.command("simulate")
+@data_app.command("simulate", epilog=examples("d3tune data simulate data --like apy --rows 0.01"))
 def data_simulate(
     directory: Path,
     like: Annotated[str, typer.Option(help="flo, cub, awa1, awa2, sun or apy.")],

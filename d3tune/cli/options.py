@@ -11,3 +11,19 @@ Semantics = Annotated[str | None, typer.Option(help="Which class semantics, e.g.
 Json = Annotated[bool, typer.Option("--json", help="Data alone on stdout, as JSON; messages on stderr.")]
 TimeLimit = Annotated[str | None, typer.Option("--time", help="Start no trial after this long: 90s, 45m, 2h.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; $MLFLOW_TRACKING_URI, else $D3TUNE_HOME.")]
+
+# the run of the examples
+MINE = "The run 'mine' is what the example of d3tune search makes."
+BEST = "The file best.yaml is what the example of d3tune export writes."
+
+
+def examples(*lines: str, note: str = "") -> str:
+    """The end of a command's --help: command lines that can be typed as they stand, in this order.
+
+    Args:
+        lines: of one command; those of other commands may need what the examples of `search` and `export` leave.
+        note: one line before them.
+    """
+    # click leaves a paragraph as it is that begins with \b
+    shown = "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+    return f"{note}\n\n{shown}" if note else shown

@@ -8,18 +8,26 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from d3tune.cli.mistakes import Commands, wrong_arguments
+from d3tune.cli.options import examples
 from d3tune.cli.terminal import EXIT_INTERRUPTED, EXIT_USAGE, fail, put, say
 from d3tune.errors import D3TuneError
+from d3tune.words import FIRST_SEARCH
 
 # a second and a half after a search: the interpreter looks for cycles among all that libraries ever made
 atexit.register(gc.freeze)
 
+NAME = "d3tune"
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 no usable trial, 130 interrupted."
+
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Find the best hyper-parameters for D³GZSL: chosen on validation, tested once.",
+    epilog=examples(FIRST_SEARCH, "d3tune leaderboard", note=EXIT_CODES),
 )
 
 
@@ -45,7 +53,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")
     command = typer.main.get_command(app)
     try:
-        code = command.main(standalone_mode=False)
+        code = command.main(prog_name=NAME, standalone_mode=False)
     except D3TuneError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -62,5 +70,5 @@ def main() -> NoReturn:
         if type(error).__name__ == "NoArgsIsHelpError":
             say(error.format_message())
             sys.exit(EXIT_USAGE)
-        fail(error.format_message() + "; see --help", EXIT_USAGE)
+        fail(wrong_arguments(error), EXIT_USAGE)
     sys.exit(code if isinstance(code, int) else 0)

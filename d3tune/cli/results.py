@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
-from d3tune.cli.options import DataDir, Json, TrackingUri
+from d3tune.cli.options import MINE, DataDir, Json, TrackingUri, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import put, say
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "d3tune export mine -o best.yaml", "d3tune export --dataset hanzi --backbone gan -o hanzi.yaml", note=MINE
+    )
+)
 def export(
     run: Annotated[str | None, typer.Argument(help="A run's directory or name; or give both options.")] = None,
     dataset: Annotated[str | None, typer.Option(help="With --backbone: its best confirmed run.")] = None,
@@ -24,7 +28,7 @@ def export(
     say(f"wrote {export_best(run, dataset, backbone, output, force)}")
 
 
-@app.command()
+@app.command(epilog=examples("d3tune leaderboard", "d3tune leaderboard --format markdown -o board.md"))
 def leaderboard(
     shown: Annotated[str, typer.Option("--format", help="table, markdown, csv, json, latex or html.")] = "table",
     protocol: Annotated[str, typer.Option(help="all, test or published: what picking on the test set claims.")] = "all",
@@ -51,7 +55,7 @@ def leaderboard(
         say(f"wrote {path}")
 
 
-@app.command()
+@app.command(epilog=examples("d3tune doctor", "d3tune doctor mine", note=MINE))
 def doctor(
     run: Annotated[str | None, typer.Argument(help="Examine this run instead of the installation.")] = None,
     data_dir: DataDir = None,
@@ -68,7 +72,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=examples("d3tune ui --port 5001"))
 def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000, tracking_uri: TrackingUri = None) -> None:
     """Serve the MLflow pages of the store on this machine alone."""
     from d3tune.results.ui import serve

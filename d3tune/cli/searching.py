@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from d3tune.cli.options import DataDir, Json, Run, Semantics, TimeLimit, TrackingUri
+from d3tune.cli.options import BEST, MINE, DataDir, Json, Run, Semantics, TimeLimit, TrackingUri, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
 from d3tune.errors import UsageError
+from d3tune.words import FIRST_SEARCH
 
 if TYPE_CHECKING:
     from d3tune.search.executor import StopSignal
@@ -30,7 +31,13 @@ def _in_all(text: str | int) -> int:
     return number
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        FIRST_SEARCH,
+        "d3tune search --dataset hanzi --trials 12 --run-dir mine",
+        "d3tune search --dataset hanzi --backbone vae --set list",
+    )
+)
 def search(
     dataset: Annotated[str, typer.Option(help="hanzi (embedded), flo, cub, awa1, … or a folder's name.")],
     backbone: Annotated[str, typer.Option(help="gan, vae, diffusion, cegan, vaegan, rezsl or gaussian.")] = "gan",
@@ -122,7 +129,7 @@ def search(
     _carry_out(run, plan, as_json)
 
 
-@app.command()
+@app.command(epilog=examples("d3tune resume mine --trials +10", note=MINE))
 def resume(
     run: Run,
     trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more than there are.")] = None,
@@ -167,7 +174,7 @@ def resume(
     _carry_out(located(opened, data_dir), plan, as_json)
 
 
-@app.command()
+@app.command(epilog=examples("d3tune train best.yaml --seeds 3", note=BEST))
 def train(
     config: Annotated[Path, typer.Argument(help="A configuration: exported, or dataset, backbone and config.")],
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 5,
@@ -191,7 +198,7 @@ def train(
     put(trained.document if as_json else train_text(trained))
 
 
-@app.command()
+@app.command(epilog=examples("d3tune replay mine 0", "d3tune replay mine --suggestions", note=MINE))
 def replay(
     run: Run,
     trial: Annotated[int | None, typer.Argument(min=0, help="The trial to train again.")] = None,
@@ -215,7 +222,7 @@ def replay(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=examples("d3tune sync mine", note=MINE))
 def sync(run: Run, tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None) -> None:
     """Write to MLflow what a run has and the store has not."""
     from d3tune.search.run import open_run

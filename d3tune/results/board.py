@@ -19,7 +19,7 @@ from d3tune.results.leaderboard import COLUMNS, GROUP, METRICS
 from d3tune.results.markup import plain, with_sd
 from d3tune.results.published import HEADER, Published, published_beside
 from d3tune.results.text import table_text
-from d3tune.words import TEST_SELECTED
+from d3tune.words import FIRST_SEARCH, TEST_SELECTED
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -27,11 +27,10 @@ Cell = Callable[[Row], str]
 
 WIDTH = 120
 TITLE = "d3tune leaderboard"
-START = "d3tune search --dataset hanzi --backbone gan --trials 12"
 EMPTY = {
-    "all": f"no confirmed run yet; start with: {START}",
-    "test": f"no confirmed run yet; start with: {START}",
-    "published": f"no {TEST_SELECTED} run; one is made by: {START} --protocol published",
+    "all": f"no confirmed run yet; start with: {FIRST_SEARCH}",
+    "test": f"no confirmed run yet; start with: {FIRST_SEARCH}",
+    "published": f"no {TEST_SELECTED} run; one is made by: {FIRST_SEARCH} --protocol published",
 }
 CONFIRMED = (
     "protocol test: chosen on validation, tested once a seed; means ± sd over seeds, in [0, 1]; hours: of compute, "

@@ -1,0 +1,171 @@
+"""The examples that end each command's --help are run as they stand, in a home where earlier ones were run.
+
+An example is a line of the help text that begins with at least two blanks and ``d3tune ``, in the block after a line
+that is ``Example:`` or ``Examples:`` alone. The search is one of a single small trial; what would take long gets the
+options of `BUDGET` behind it, of which click takes the last.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from d3tune.cli import app, main
+
+# MLflow on SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+Command = Callable[..., Any]
+
+TINY = (
+    *("--set", "updates=40", "--set", "evaluations=4", "--set", "hidden_dim=32", "--set", "embed_dim=32"),
+    *("--set", "teacher_epochs=2", "--set", "head_epochs=2", "--set", "n_synthetic_final=5"),
+)
+LOCAL = ("--executor", "local")
+BUDGET: dict[str, tuple[str, ...]] = {
+    "search": (*LOCAL, "--trials", "1", "--confirm-seeds", "1", *TINY),
+    "resume": (*LOCAL, "--trials", "+1", "--confirm-seeds", "1"),
+    "train": ("--seeds", "1"),
+    "ablate": (*LOCAL, "--seeds", "1"),
+}
+EXAMPLE = re.compile(r" {2,}d3tune (.+)")
+
+
+def helps(group: Any = None, parent: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every command and group of the program, as typed, with its help text."""
+    command = typer.main.get_command(app) if group is None else group
+    context = typer.Context(command, info_name=path[-1] if path else "d3tune", parent=parent)
+    yield path, command.get_help(context)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from helps(inner, context, (*path, name))
+
+
+def examples(text: str) -> list[str]:
+    """The examples of a help text, without ``d3tune``."""
+    lines = text.splitlines()
+    begins = [number for number, line in enumerate(lines) if line.strip() in ("Example:", "Examples:")]
+    found = []
+    for begin in begins:
+        for line in lines[begin + 1 :]:
+            match = EXAMPLE.fullmatch(line)
+            if match is None:
+                break
+            found.append(match[1])
+    return found
+
+
+HELPS = dict(helps())
+EXAMPLES = list(dict.fromkeys(line for text in HELPS.values() for line in examples(text)))
+
+
+def budget(words: list[str]) -> list[str]:
+    """An example's words, cheaper where they would train for long."""
+    if words[0] == "search" and "list" in words:
+        return words
+    return [*words, *BUDGET.get(words[0], ())]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> tuple[Path, Path]:
+    """A home and a folder in which the example of ``search`` with ``mine`` was run, and that of ``export``.
+
+    A copy of the run is in the home, where the leaderboard looks.
+    """
+    home, work = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
+    shutil.copy(mlflow_template, home / "mlflow.db")
+    (line,) = [line for line in EXAMPLES if line.startswith("search ") and line.endswith("--run-dir mine")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("D3TUNE_HOME", str(home))
+        patch.delenv("D3TUNE_DATA", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(work)
+        for words in (budget(shlex.split(line)), ["export", "mine", "-o", "best.yaml"]):
+            patch.setattr(sys, "argv", ["d3tune", *words])
+            with pytest.raises(SystemExit) as end:
+                main()
+            assert end.value.code == 0
+    shutil.copytree(work / "mine", home / "runs" / "hanzi-gan")
+    return home, work
+
+
+@pytest.fixture
+def ready(prepared: tuple[Path, Path], isolated: Path) -> Path:
+    """A copy of all that, and the files of one's own that examples name; the folder they are run in."""
+    home, work = prepared
+    shutil.copytree(home, isolated)
+    shutil.copytree(work, Path.cwd(), dirs_exist_ok=True)
+    generator = np.random.default_rng(0)
+    np.savez(
+        Path.cwd() / "flowers.npz",
+        features=generator.random((80, 8), dtype=np.float32),
+        labels=np.arange(80) % 8,
+        semantics=generator.random((8, 4), dtype=np.float32),
+        unseen_classes=np.array([6, 7]),
+    )
+    return Path.cwd()
+
+
+@pytest.mark.parametrize("path", HELPS, ids=lambda path: " ".join(path) or "d3tune")
+def test_every_help_ends_with_an_example_of_its_own(path: tuple[str, ...]) -> None:
+    text = HELPS[path]
+    found = examples(text)
+    assert found, f"d3tune {' '.join(path)} --help shows no example"
+    last = EXAMPLE.fullmatch(text.rstrip().splitlines()[-1])
+    assert last is not None
+    assert last[1] == found[-1]
+    assert all(tuple(shlex.split(line)[: len(path)]) == path for line in found)
+
+
+@pytest.mark.parametrize("line", [line for line in EXAMPLES if not line.startswith("ui")])
+def test_every_example_works(line: str, d3tune: Command, ready: Path) -> None:
+    words = shlex.split(line)
+    end = d3tune(*budget(words))
+    assert end.code == 0, end.err
+    assert end.out or end.err
+    written = [Path(after) for word, after in pairwise(words) if word == "-o"]
+    assert all((ready / path).is_file() for path in written)
+
+
+@pytest.mark.parametrize("line", [line for line in EXAMPLES if line.startswith("ui")])
+def test_the_pages_are_served(line: str, ready: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from d3tune.cli import main; main()", *shlex.split(line), "--port", str(port)]
+    with (ready / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        assert b"<html" in answer(port, server).lower(), (ready / "log").read_text("utf-8")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+
+
+def answer(port: int, server: subprocess.Popen[bytes]) -> bytes:
+    """What a server that is starting says at last; nothing if it ends."""
+    for _ in range(600):
+        if server.poll() is not None:
+            break
+        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().read()
+        except (OSError, HTTPException):
+            time.sleep(0.2)
+        finally:
+            connection.close()
+    return b""
