@@ -4,11 +4,13 @@ The values are hyper-parameters of the method, not of a search: intervals to sea
 A backbone extends `TrialConfig` with its own (see ``d3tune.method.generators``).
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from d3tune.errors import UsageError, nearest
+from d3tune.errors import UsageError, meant, nearest
 
 Head = Literal["softmax", "student", "student_embedding", "teacher_embedding", "backbone_embedding", "lda", "prototype"]
 Device = Literal["cpu", "cuda"]
@@ -251,6 +253,13 @@ def first_fault(error: ValidationError) -> str:
     place = ".".join(str(part) for part in fault["loc"])
     message = fault["msg"].removeprefix("Value error, ")
     if not place:
-        return message
+        return message + _meant(fault)
     given = fault["input"]
-    return f"{place}: {message}" if isinstance(given, dict) else f"{place}: {message}, not {given!r}"
+    return f"{place}: {message}" if isinstance(given, dict) else f"{place}: {message}, not {given!r}{_meant(fault)}"
+
+
+def _meant(fault: Mapping[str, Any]) -> str:
+    """The nearest choice to a word that is none; the message itself lists them all."""
+    if fault["type"] != "literal_error" or not isinstance(fault["input"], str):
+        return ""
+    return meant(fault["input"], re.findall("'([^']*)'", fault["ctx"]["expected"]))

@@ -36,6 +36,12 @@ class NoUsableTrialError(D3TuneError):
     exit_code = 3
 
 
+def meant(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` where one of the known names is close to a mistyped one, else nothing."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name.
 
@@ -47,9 +53,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         ``"; did you mean 'x'?"`` where one is close, else ``"; known: a, b, c"``, of many only the nearest.
     """
     known = list(known)
-    close = difflib.get_close_matches(name.lower(), known, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    hint = meant(name, known)
+    if hint:
+        return hint
     if len(known) > MANY:
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
         return f"; nearest of {len(known)}: {', '.join(near)}"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from d3tune.config import TrialConfig, first_fault, validated
-from d3tune.errors import UsageError, nearest
+from d3tune.errors import UsageError, meant, nearest
 from d3tune.yamlfile import read_yaml
 
 # every trial has the same budget: COMPLETE means that it was used
@@ -268,7 +268,8 @@ def check_space(space: Space, config: type[TrialConfig], where: str) -> None:
         for condition in parameter.conditions():
             if condition not in settled:
                 why = "must come before it" if condition in space.parameters else "is unknown"
-                raise UsageError(f"{here}: the condition on '{condition}' cannot be met: it {why}")
+                hint = "" if condition in known else meant(condition, known)
+                raise UsageError(f"{here}: the condition on '{condition}' cannot be met: it {why}{hint}")
         _check_bounds(parameter, name, config, here)
         settled.add(name)
     for point in space.warm_start:
@@ -354,9 +355,20 @@ def _holds(value: Any, allowed: Allowed) -> bool:
 
 
 def _fault(error: ValidationError) -> str:
-    fault = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    # what is missing may be what has a wrong name
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     if fault["type"] == "extra_forbidden":
-        return f"{'.'.join(map(str, fault['loc']))}: unknown key"
+        key = str(fault["loc"][-1])
+        return f"{'.'.join(map(str, fault['loc']))}: unknown key{nearest(key, _keys_at(fault['loc']))}"
     if fault["type"] == "missing":
         return f"{'.'.join(map(str, fault['loc']))}: is missing"
     return first_fault(error)
+
+
+def _keys_at(place: tuple[int | str, ...]) -> Iterable[str]:
+    """The keys that a file may have where it has an unknown one."""
+    within = place[2:] if place[0] == "overrides" else place
+    parts = {"parameters": Parameter, "warm_start": WarmStart, "scope": Scope}
+    outer = SpaceFile if within == place else Override
+    return (parts.get(str(within[0]), outer) if len(within) > 1 else outer).model_fields

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from d3tune.data import checks
 from d3tune.data.dataset import GZSLDataset, Rows, make_dataset
 from d3tune.data.matfile import MatFile, open_mat
-from d3tune.errors import DatasetError
+from d3tune.errors import DatasetError, meant
 from d3tune.files import slug
 
 FEATURES_FILE = "res101.mat"
@@ -107,6 +107,7 @@ def _choose_semantics(splits_file: MatFile, name: str, wanted: str | None) -> tu
             return semantics_id, file, key
     raise DatasetError(
         f"dataset '{name}' has no semantics '{wanted}'; {splits_file.path.parent} offers {', '.join(offers)}"
+        f"{meant(wanted or '', offers)}"
     )
 
 

@@ -1,14 +1,16 @@
 """A short examination of the installation: what is there, what is missing, how to get it."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from d3tune.data.registry import DatasetInfo, list_datasets
+from d3tune.data.registry import EMBEDDED, DatasetInfo, list_datasets
 from d3tune.errors import D3TuneError, RunError
 from d3tune.files import home
 from d3tune.results.store import store_fault
+from d3tune.results.text import ONLY_EMBEDDED
 from d3tune.search.invariants import find_faults, remarks
 from d3tune.search.lock import is_owned, was_cut_off
 from d3tune.search.run import RunDirectory, open_run
@@ -42,8 +44,7 @@ def examine(data_dir: Path | None) -> list[Finding]:
     Raises:
         DatasetError: a folder to look for datasets in cannot be read.
     """
-    datasets = [_dataset(info) for info in list_datasets(data_dir)]
-    return [*_packages(), _devices(), *_places(), *datasets]
+    return [*_packages(), _devices(), *_places(), *_datasets(list_datasets(data_dir))]
 
 
 def examine_run(name: str, tracking_uri: str | None) -> list[Finding]:
@@ -127,6 +128,12 @@ def _store() -> Finding:
         f"mend or start it, or set another {VARIABLE}" if given else "move it away; d3tune sync RUN writes it again"
     )
     return Finding("MLflow store", masked(f"{uri}: {fault}; {advice}"), problem=True)
+
+
+def _datasets(infos: Sequence[DatasetInfo]) -> list[Finding]:
+    findings = [_dataset(info) for info in infos]
+    own = any(info.place != EMBEDDED for info in infos)
+    return findings if own else [*findings, Finding("datasets", ONLY_EMBEDDED, note=True)]
 
 
 def _dataset(info: DatasetInfo) -> Finding:

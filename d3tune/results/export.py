@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from d3tune.errors import RunError, UsageError
+from d3tune.errors import RunError, UsageError, nearest
 from d3tune.files import writable_file, write_text
-from d3tune.results.leaderboard import best_run
+from d3tune.results.leaderboard import best_run, leaderboard_rows
 from d3tune.search.run import open_run
+from d3tune.words import FIRST_SEARCH
 
 
 def export_best(run: str | None, dataset: str | None, backbone: str | None, output: Path, force: bool) -> Path:
@@ -26,13 +27,14 @@ def export_best(run: str | None, dataset: str | None, backbone: str | None, outp
         RunError: the run has no confirmed winner.
     """
     if (run is None) == (dataset is None or backbone is None):
-        raise UsageError("export takes a run, or --dataset with --backbone")
+        start = "" if leaderboard_rows() else f"; there is no confirmed run yet, start with: {FIRST_SEARCH}"
+        raise UsageError(f"export takes a run, or --dataset with --backbone{start}")
     if run is None:
         assert dataset is not None
         assert backbone is not None
         run = best_run(dataset, backbone)
         if run is None:
-            raise UsageError(f"no confirmed run of {backbone} on {dataset}; d3tune leaderboard lists what there is")
+            raise UsageError(f"no confirmed run of {backbone} on {dataset}{_instead(backbone, dataset)}")
     opened = open_run(run)
     if not opened.best.exists():
         raise RunError(f"{opened.path}: no confirmed winner yet; finish it with: {opened.resume_command}")
@@ -45,3 +47,9 @@ def export_best(run: str | None, dataset: str | None, backbone: str | None, outp
         raise UsageError(f"{output}: exists and differs; give another -o, or --force")
     write_text(output, text)
     return output
+
+
+def _instead(backbone: str, dataset: str) -> str:
+    """What there is of confirmed runs, or how to make the first."""
+    there = [f"{row['backbone']} on {row['dataset']}" for row in leaderboard_rows() if row["protocol"] == "test"]
+    return nearest(f"{backbone} on {dataset}", there) if there else f"; there is none yet, start with: {FIRST_SEARCH}"

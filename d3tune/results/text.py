@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from d3tune.data.registry import EMBEDDED
 from d3tune.words import TEST_SELECTED, plural
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from d3tune.search.train import Trained
 
 WIDTH = 170
+ONLY_EMBEDDED = (
+    "only the embedded dataset is found; put FLO/res101.mat and FLO/att_splits.mat into ./data, bring features of your "
+    "own with d3tune data import, or rehearse with: d3tune data simulate data --like flo"
+)
 
 
 def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
@@ -104,7 +109,8 @@ def datasets_text(infos: Sequence["DatasetInfo"]) -> str:
         ]
         for info in infos
     ]
-    return table_text(["dataset", "rows", "X", "classes", "where, or what is wrong"], cells)
+    table = table_text(["dataset", "rows", "X", "classes", "where, or what is wrong"], cells)
+    return table if any(info.place != EMBEDDED for info in infos) else f"{table}\n{ONLY_EMBEDDED}"
 
 
 def dataset_text(summary: "DatasetSummary") -> str:

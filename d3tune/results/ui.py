@@ -3,10 +3,12 @@
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from d3tune.errors import D3TuneError, UsageError
 from d3tune.search.tracking import store_uri
+from d3tune.words import FIRST_SEARCH
 
 
 def serve(port: int, tracking_uri: str | None) -> NoReturn:
@@ -17,12 +19,13 @@ def serve(port: int, tracking_uri: str | None) -> NoReturn:
         tracking_uri: the store; None takes ``$MLFLOW_TRACKING_URI``, else the one in ``$D3TUNE_HOME``.
 
     Raises:
-        UsageError: the URI is wrong.
+        UsageError: the URI is wrong, or names a file that no search has made yet.
         D3TuneError: the port is taken.
     """
     uri = store_uri(tracking_uri)
     if uri.startswith("http"):
         raise UsageError(f"{uri} is a server already; open it in a browser")
+    _check_store(uri)
     _check_port(port)
     environment = {
         **os.environ,
@@ -34,6 +37,13 @@ def serve(port: int, tracking_uri: str | None) -> NoReturn:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.execve(sys.executable, command, environment)  # noqa: S606 - our own interpreter, fixed arguments
+
+
+def _check_store(uri: str) -> None:
+    """The server would make an empty store and show nothing."""
+    kind, _, file = uri.partition(":///")
+    if kind.startswith("sqlite") and not Path(file.partition("?")[0]).exists():
+        raise UsageError(f"{uri}: there is no MLflow store yet, start with: {FIRST_SEARCH}")
 
 
 def _check_port(port: int) -> None:

@@ -2,9 +2,11 @@
 
 import socket
 
-from d3tune.errors import UsageError
+from d3tune.errors import UsageError, meant
 
 SECONDS = 5.0
+# what Ray finds or starts itself
+FOUND = ("auto", "local")
 
 
 def check_address(address: str | None) -> None:
@@ -13,8 +15,10 @@ def check_address(address: str | None) -> None:
     Raises:
         UsageError: the port is missing or no number, the host is unknown, or nothing answers.
     """
-    if address is None or ":" not in address.removeprefix("ray://"):
+    if address is None or address in FOUND or (address.startswith("ray://") and ":" not in address[6:]):
         return
+    if ":" not in address:
+        raise UsageError(f"--address {address}: write it as HOST:PORT, or auto{meant(address, FOUND)}")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(f"--address {address}: write it as HOST:PORT, or auto")

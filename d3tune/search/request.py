@@ -18,7 +18,7 @@ from d3tune.config import (
 )
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.registry import find_dataset, prepared_path
-from d3tune.errors import RunError, UsageError, nearest, one_of
+from d3tune.errors import RunError, UsageError, meant, nearest, one_of
 from d3tune.method.generators import load_backbone
 from d3tune.search.extending import shortened
 from d3tune.search.run import RunDirectory, create_run, extend_run, open_run
@@ -179,6 +179,9 @@ def _with_warm_starts(space: Space, choices: Sequence[str], config: type[TrialCo
         if choice == "shipped":
             points += space.warm_start
         elif choice != "none":
+            if not Path(choice).exists():
+                hint = meant(choice, ("shipped", "none"))
+                raise UsageError(f"--warm-start {choice}: cannot read: there is no such file{hint}")
             points.append(_warm_start_file(Path(choice), space, config))
     return Space(space.backbone, space.fixed, space.parameters, tuple(points))
 

@@ -22,6 +22,7 @@ from d3tune.search.lock import owned, refuse_shared
 from d3tune.search.study import read_trials
 from d3tune.search.summaries import SUMMARY_FILE, damage, read_summary
 from d3tune.space import Space, space_from_dict
+from d3tune.words import FIRST_SEARCH
 from d3tune.yamlfile import dump_yaml, read_yaml
 
 FORMAT = 1
@@ -345,4 +346,5 @@ def _find(name: str) -> Path:
     if name in known:
         return home() / "runs" / name
     place = home() / "runs"
-    raise UsageError(f"no run '{name}': neither a run directory nor a run under {place}{nearest(name, known)}")
+    hint = nearest(name, known) if known else f"; there is none yet, start with: {FIRST_SEARCH}"
+    raise UsageError(f"no run '{name}': neither a run directory nor a run under {place}{hint}")

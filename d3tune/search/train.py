@@ -135,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
     document = read_yaml(path)
     unknown = sorted(set(document) - KEYS)
     if unknown:
-        raise UsageError(f"{path}: unknown key '{unknown[0]}'; known: {', '.join(sorted(KEYS))}")
+        raise UsageError(f"{path}: unknown key '{unknown[0]}'{nearest(unknown[0], sorted(KEYS))}")
     for key in ("dataset", "backbone", "config"):
         if key not in document:
             raise UsageError(f"{path}: '{key}' is missing")

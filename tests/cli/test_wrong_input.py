@@ -225,13 +225,13 @@ def test_a_warm_start_of_another_backbone_names_both(d3tune: Command, tmp_path: 
     assert_refused(end, 2, (str(config), "unknown key 'vae_beta'"), isolated)
 
 
-def test_a_port_that_is_taken(program: Command, isolated: Path) -> None:
+def test_a_port_that_is_taken(program: Command, with_store: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         end = program("ui", "--port", port)
-    assert_refused(end, 1, (f"port {port}", "127.0.0.1", "--port"), isolated)
+    assert_refused(end, 1, (f"port {port}", "127.0.0.1", "--port"), with_store)
 
 
 def test_a_damaged_pair_of_files_is_named(d3tune: Command, tmp_path: Path, isolated: Path) -> None:

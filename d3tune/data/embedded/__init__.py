@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d3tune.data.dataset import GZSLDataset, make_dataset
-from d3tune.errors import DatasetError, nearest
+from d3tune.errors import DatasetError, meant, nearest
 
 EMBEDDED_NAMES = tuple(f"hanzi/{split}" for split in range(6))
 
@@ -40,7 +40,8 @@ def load_embedded(name: str, semantics: str | None = None) -> GZSLDataset:
     if name not in EMBEDDED_NAMES:
         raise DatasetError(f"unknown dataset '{name}'{nearest(name, EMBEDDED_NAMES)}")
     if semantics is not None and semantics.lower() not in ("parts", _SEMANTICS_ID):
-        raise DatasetError(f"dataset '{name}' has no semantics '{semantics}'; it offers {_SEMANTICS_ID}")
+        hint = meant(semantics, ("parts", _SEMANTICS_ID))
+        raise DatasetError(f"dataset '{name}' has no semantics '{semantics}'; it offers {_SEMANTICS_ID}{hint}")
     with resources.files(__package__).joinpath("hanzi200.npz").open("rb") as file:
         content = np.load(file, allow_pickle=False)
         features, labels, parts, characters = (content[key] for key in ("features", "labels", "att", "chars"))
