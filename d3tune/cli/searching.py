@@ -84,7 +84,7 @@ def search(
 ) -> None:
     """Search, confirm the winner and test it once. The same command again goes on where it stopped."""
     if settings == ["list"]:
-        _list_settings(backbone)
+        _list_settings(backbone, as_json)
         return
     from d3tune.search.planning import PlanOptions, make_plan
     from d3tune.search.request import Request, prepare_run
@@ -234,11 +234,12 @@ def sync(run: Run, tracking_uri: Annotated[str | None, typer.Option(help="MLflow
         sync_run(opened, store_uri(tracking_uri or opened.read_plan().get("tracking_uri")), say)
 
 
-def _list_settings(backbone: str) -> None:
+def _list_settings(backbone: str, as_json: bool) -> None:
     from d3tune.method.generators import load_backbone
-    from d3tune.results.text import settings_text
+    from d3tune.results.text import settings_rows, settings_text
 
-    put(settings_text(load_backbone(backbone).config))
+    config = load_backbone(backbone).config
+    put(settings_rows(config) if as_json else settings_text(config))
 
 
 def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:

@@ -25,7 +25,11 @@ def say(line: str) -> None:
 
 def put(value: Any) -> None:
     """A command's result on stdout: text as it is, anything else as JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    )
     print(masked(text))  # noqa: T201
 
 

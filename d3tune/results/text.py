@@ -129,8 +129,16 @@ def dataset_text(summary: "DatasetSummary") -> str:
 
 def settings_text(config: "type[TrialConfig]") -> str:
     """Every hyper-parameter of a backbone: its default, and what it is."""
-    cells = [[name, _value(field.default), field.description or ""] for name, field in config.model_fields.items()]
+    cells = [[row["name"], _value(row["default"]), row["about"]] for row in settings_rows(config)]
     return table_text(["--set", "default", "what it is"], cells)
+
+
+def settings_rows(config: "type[TrialConfig]") -> list[dict[str, Any]]:
+    """The same as plain values: ``name``, ``default`` and ``about`` of each."""
+    return [
+        {"name": name, "default": field.default, "about": field.description or ""}
+        for name, field in config.model_fields.items()
+    ]
 
 
 def _value(value: Any) -> str:

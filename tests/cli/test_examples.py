@@ -8,7 +8,6 @@ options of `BUDGET` behind it, of which click takes the last.
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,20 +23,16 @@ import numpy as np
 import pytest
 import typer
 
-from d3tune.cli import app, main
+from d3tune.cli import app
 
 # MLflow on SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 Command = Callable[..., Any]
 
-TINY = (
-    *("--set", "updates=40", "--set", "evaluations=4", "--set", "hidden_dim=32", "--set", "embed_dim=32"),
-    *("--set", "teacher_epochs=2", "--set", "head_epochs=2", "--set", "n_synthetic_final=5"),
-)
 LOCAL = ("--executor", "local")
 BUDGET: dict[str, tuple[str, ...]] = {
-    "search": (*LOCAL, "--trials", "1", "--confirm-seeds", "1", *TINY),
+    "search": (*LOCAL, "--trials", "1", "--confirm-seeds", "1"),
     "resume": (*LOCAL, "--trials", "+1", "--confirm-seeds", "1"),
     "train": ("--seeds", "1"),
     "ablate": (*LOCAL, "--seeds", "1"),
@@ -72,51 +67,25 @@ HELPS = dict(helps())
 EXAMPLES = list(dict.fromkeys(line for text in HELPS.values() for line in examples(text)))
 
 
-def budget(words: list[str]) -> list[str]:
-    """An example's words, cheaper where they would train for long."""
+def budget(words: list[str], tiny: tuple[str, ...]) -> list[str]:
+    """An example's words, cheaper where they would train for long: a search gets the smallest networks as well."""
     if words[0] == "search" and "list" in words:
         return words
-    return [*words, *BUDGET.get(words[0], ())]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> tuple[Path, Path]:
-    """A home and a folder in which the example of ``search`` with ``mine`` was run, and that of ``export``.
-
-    A copy of the run is in the home, where the leaderboard looks.
-    """
-    home, work = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
-    shutil.copy(mlflow_template, home / "mlflow.db")
-    (line,) = [line for line in EXAMPLES if line.startswith("search ") and line.endswith("--run-dir mine")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("D3TUNE_HOME", str(home))
-        patch.delenv("D3TUNE_DATA", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(work)
-        for words in (budget(shlex.split(line)), ["export", "mine", "-o", "best.yaml"]):
-            patch.setattr(sys, "argv", ["d3tune", *words])
-            with pytest.raises(SystemExit) as end:
-                main()
-            assert end.value.code == 0
-    shutil.copytree(work / "mine", home / "runs" / "hanzi-gan")
-    return home, work
+    return [*words, *BUDGET.get(words[0], ()), *(tiny if words[0] == "search" else ())]
 
 
 @pytest.fixture
-def ready(prepared: tuple[Path, Path], isolated: Path) -> Path:
-    """A copy of all that, and the files of one's own that examples name; the folder they are run in."""
-    home, work = prepared
-    shutil.copytree(home, isolated)
-    shutil.copytree(work, Path.cwd(), dirs_exist_ok=True)
+def ready(searched: Path) -> Path:
+    """The current folder, where those of ``search`` and ``export`` were run, with the file of one's own of another."""
     generator = np.random.default_rng(0)
     np.savez(
-        Path.cwd() / "flowers.npz",
+        searched / "flowers.npz",
         features=generator.random((80, 8), dtype=np.float32),
         labels=np.arange(80) % 8,
         semantics=generator.random((8, 4), dtype=np.float32),
         unseen_classes=np.array([6, 7]),
     )
-    return Path.cwd()
+    return searched
 
 
 @pytest.mark.parametrize("path", HELPS, ids=lambda path: " ".join(path) or "d3tune")
@@ -131,9 +100,9 @@ def test_every_help_ends_with_an_example_of_its_own(path: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if not line.startswith("ui")])
-def test_every_example_works(line: str, d3tune: Command, ready: Path) -> None:
+def test_every_example_works(line: str, d3tune: Command, ready: Path, tiny: tuple[str, ...]) -> None:
     words = shlex.split(line)
-    end = d3tune(*budget(words))
+    end = d3tune(*budget(words, tiny))
     assert end.code == 0, end.err
     assert end.out or end.err
     written = [Path(after) for word, after in pairwise(words) if word == "-o"]
