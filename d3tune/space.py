@@ -369,6 +369,6 @@ def _fault(error: ValidationError) -> str:
 def _keys_at(place: tuple[int | str, ...]) -> Iterable[str]:
     """The keys that a file may have where it has an unknown one."""
     within = place[2:] if place[0] == "overrides" else place
-    parts = {"parameters": Parameter, "warm_start": WarmStart, "scope": Scope}
-    outer = SpaceFile if within == place else Override
+    parts: dict[str, type[BaseModel]] = {"parameters": Parameter, "warm_start": WarmStart, "scope": Scope}
+    outer: type[BaseModel] = SpaceFile if within == place else Override
     return (parts.get(str(within[0]), outer) if len(within) > 1 else outer).model_fields

@@ -18,6 +18,8 @@ from d3tune.words import FIRST_SEARCH
 atexit.register(gc.freeze)
 
 NAME = "d3tune"
+# of a package whose import has another name
+PIP_NAMES = {"yaml": "pyyaml"}
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 no usable trial, 130 interrupted."
 
 app = typer.Typer(
@@ -60,6 +62,11 @@ def main() -> NoReturn:
         fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        name = str(error.name).partition(".")[0]
+        if name == NAME:
+            raise
+        fail(f"the Python package {name} is missing: {sys.executable} -m pip install {PIP_NAMES.get(name, name)}", 1)
     except OSError as error:
         # a disk that is full, a folder that was taken away while it was used
         place = f"{error.filename}: " if error.filename else ""

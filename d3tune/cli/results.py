@@ -60,13 +60,17 @@ def doctor(
     run: Annotated[str | None, typer.Argument(help="Examine this run instead of the installation.")] = None,
     data_dir: DataDir = None,
     tracking_uri: Annotated[str | None, typer.Option(help="With RUN: the MLflow store; else the run's own.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also start and end a Ray, and run a task in it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Versions, devices, what is writable, datasets; or whether a run's study, folders and MLflow agree."""
+    from d3tune.errors import UsageError
     from d3tune.results.doctor import examine, examine_run
     from d3tune.results.text import doctor_text
 
-    findings = examine(data_dir) if run is None else examine_run(run, tracking_uri)
+    if deep and run is not None:
+        raise UsageError("--deep examines the installation; leave RUN out")
+    findings = examine(data_dir, deep) if run is None else examine_run(run, tracking_uri)
     put([vars(finding) for finding in findings] if as_json else doctor_text(findings))
     if any(finding.problem for finding in findings):
         raise typer.Exit(1)

@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from d3tune.data.registry import EMBEDDED, DatasetInfo, list_datasets
 from d3tune.errors import D3TuneError, RunError
 from d3tune.files import home
+from d3tune.results.machine import Finding, examine_machine
 from d3tune.results.store import store_fault
 from d3tune.results.text import ONLY_EMBEDDED
 from d3tune.search.invariants import find_faults, remarks
@@ -18,33 +17,19 @@ from d3tune.search.study import counts, read_trials
 from d3tune.search.tracking import VARIABLE, store_uri
 from d3tune.words import masked
 
-PACKAGES = ("d3tune", "torch", "ray", "optuna", "mlflow", "pandas", "numpy")
 
+def examine(data_dir: Path | None, deep: bool = False) -> list[Finding]:
+    """Examine packages, devices, folders, Ray, the MLflow store and the datasets; nothing is written but a probe.
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination.
-
-    Attributes:
-        what: the thing examined.
-        state: what was found.
-        problem: whether something must be mended before a search can run, or before it can use this.
-        note: whether it is worth knowing although nothing is broken.
-    """
-
-    what: str
-    state: str
-    problem: bool = False
-    note: bool = False
-
-
-def examine(data_dir: Path | None) -> list[Finding]:
-    """Examine packages, devices, folders, the MLflow store and the datasets; nothing is written but a probe.
+    Args:
+        data_dir: where datasets are looked for.
+        deep: whether to start a private Ray for it, see `examine_machine`.
 
     Raises:
         DatasetError: a folder to look for datasets in cannot be read.
     """
-    return [*_packages(), _devices(), *_places(), *_datasets(list_datasets(data_dir))]
+    datasets = _datasets(list_datasets(data_dir))
+    return [*examine_machine(deep), *_places(), *datasets]
 
 
 def examine_run(name: str, tracking_uri: str | None) -> list[Finding]:
@@ -86,23 +71,6 @@ def _run_state(run: RunDirectory) -> tuple[str, bool]:
     if state == "failed":
         return f"failed; try its trials again with: {run.resume_command} --retry-failed N", True
     return (state, False) if state == "done" else (f"{state}; go on with: {run.resume_command}", True)
-
-
-def _packages() -> list[Finding]:
-    findings = []
-    for name in PACKAGES:
-        try:
-            findings.append(Finding(name, version(name)))
-        except PackageNotFoundError:
-            findings.append(Finding(name, f"missing: pip install {name}", problem=True))
-    return findings
-
-
-def _devices() -> Finding:
-    import torch
-
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return Finding("devices", f"{os.cpu_count()} CPU cores, " + (", ".join(gpus) or "no GPU"))
 
 
 def _places() -> list[Finding]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from d3tune.config import TrialConfig
     from d3tune.data.registry import DatasetInfo
     from d3tune.data.summary import DatasetSummary
-    from d3tune.results.doctor import Finding
+    from d3tune.results.machine import Finding
     from d3tune.search.confirm import TestResult
     from d3tune.search.replay import Replayed
     from d3tune.search.search import Outcome
