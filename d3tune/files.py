@@ -20,8 +20,12 @@ def home() -> Path:
     Raises:
         D3TuneError: it cannot be created or written.
     """
-    path = Path(os.environ.get("D3TUNE_HOME") or "~/.d3tune").expanduser().absolute()
-    return writable_directory(path, "set D3TUNE_HOME to a folder you can write")
+    return writable_directory(home_path(), "set D3TUNE_HOME to a folder you can write")
+
+
+def home_path() -> Path:
+    """The path of `home`, which need not be there."""
+    return Path(os.environ.get("D3TUNE_HOME") or "~/.d3tune").expanduser().absolute()
 
 
 def writable_directory(path: Path, advice: str) -> Path:

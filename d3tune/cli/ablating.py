@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from d3tune.cli import names
 from d3tune.cli.options import BEST, DataDir, Json, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
@@ -15,14 +16,23 @@ if TYPE_CHECKING:
 FORMATS = ("table", "markdown", "latex")
 
 
+def _formats() -> list[str]:
+    return [*FORMATS]
+
+
 @app.command(epilog=examples("d3tune ablate best.yaml --seeds 3 --format markdown -o ablation.md", note=BEST))
 def ablate(
     config: Annotated[Path, typer.Argument(help="A configuration: exported, or dataset, backbone and config.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
     data_dir: DataDir = None,
-    executor: Annotated[str, typer.Option(help="ray, or local: one training after another, without Ray.")] = "ray",
+    executor: Annotated[
+        str,
+        typer.Option(help="ray, or local: one training after another, without Ray.", autocompletion=names.executors),
+    ] = "ray",
     concurrency: Annotated[int | None, typer.Option(help="Most trainings at once; as many as fit.")] = None,
-    shown: Annotated[str, typer.Option("--format", help="table, markdown or latex.")] = "table",
+    shown: Annotated[
+        str, typer.Option("--format", help="table, markdown or latex.", autocompletion=_formats)
+    ] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the table here instead.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from d3tune.cli import names
 from d3tune.cli.mistakes import Commands
 from d3tune.cli.options import DataDir, Json, Semantics, examples
 from d3tune.cli.program import app
@@ -31,7 +32,12 @@ def data_list(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 
 @data_app.command("check", epilog=examples("d3tune data check hanzi"))
-def data_check(dataset: str, data_dir: DataDir = None, semantics: Semantics = None, as_json: Json = False) -> None:
+def data_check(
+    dataset: Annotated[str, typer.Argument(autocompletion=names.datasets)],
+    data_dir: DataDir = None,
+    semantics: Semantics = None,
+    as_json: Json = False,
+) -> None:
     """Read a dataset whole and say what is in it."""
     from d3tune.data.registry import check_dataset
     from d3tune.results.text import dataset_text
@@ -90,7 +96,7 @@ def data_import(
 @data_app.command("simulate", epilog=examples("d3tune data simulate data --like apy --rows 0.01"))
 def data_simulate(
     directory: Path,
-    like: Annotated[str, typer.Option(help="flo, cub, awa1, awa2, sun or apy.")],
+    like: Annotated[str, typer.Option(help="flo, cub, awa1, awa2, sun or apy.", autocompletion=names.simulated)],
     seed: int = 0,
     rows: Annotated[float, typer.Option(help="Share of the real number of rows.")] = 1.0,
     source: Annotated[Path | None, typer.Option(help="Folder of the real att_splits.mat, where you have it.")] = None,

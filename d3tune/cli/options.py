@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[str, typer.Argument(help="A run's directory, or its name.")]
+from d3tune.cli import names
+
+Run = Annotated[str, typer.Argument(help="A run's directory, or its name.", autocompletion=names.runs)]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of datasets; then $D3TUNE_DATA, then ./data.")]
 Semantics = Annotated[str | None, typer.Option(help="Which class semantics, e.g. att312 or sent1024.")]
 Json = Annotated[bool, typer.Option("--json", help="Data alone on stdout, as JSON; messages on stderr.")]

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import io
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -18,6 +19,8 @@ from d3tune.words import FIRST_SEARCH
 atexit.register(gc.freeze)
 
 NAME = "d3tune"
+# set where a shell asks what could come next
+ASKED = "_D3TUNE_COMPLETE"
 # of a package whose import has another name
 PIP_NAMES = {"yaml": "pyyaml"}
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 no usable trial, 130 interrupted."
@@ -54,8 +57,12 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     command = typer.main.get_command(app)
+    if ASKED in os.environ:
+        from typer.completion import completion_init
+
+        completion_init()
     try:
-        code = command.main(prog_name=NAME, standalone_mode=False)
+        code = command.main(prog_name=NAME, complete_var=ASKED, standalone_mode=False)
     except D3TuneError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:

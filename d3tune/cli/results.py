@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from d3tune.cli import names
 from d3tune.cli.options import MINE, DataDir, Json, TrackingUri, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import put, say
@@ -16,9 +17,13 @@ from d3tune.cli.terminal import put, say
     )
 )
 def export(
-    run: Annotated[str | None, typer.Argument(help="A run's directory or name; or give both options.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="With --backbone: its best confirmed run.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="With --dataset.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="A run's directory or name; or give both options.", autocompletion=names.runs)
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="With --backbone: its best confirmed run.", autocompletion=names.datasets)
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="With --dataset.", autocompletion=names.backbones)] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("best.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
@@ -30,8 +35,16 @@ def export(
 
 @app.command(epilog=examples("d3tune leaderboard", "d3tune leaderboard --format markdown -o board.md"))
 def leaderboard(
-    shown: Annotated[str, typer.Option("--format", help="table, markdown, csv, json, latex or html.")] = "table",
-    protocol: Annotated[str, typer.Option(help="all, test or published: what picking on the test set claims.")] = "all",
+    shown: Annotated[
+        str,
+        typer.Option("--format", help="table, markdown, csv, json, latex or html.", autocompletion=names.board_formats),
+    ] = "table",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="all, test or published: what picking on the test set claims.", autocompletion=names.board_protocols
+        ),
+    ] = "all",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write it here; of CSV, published results beside it.")
     ] = None,
@@ -57,7 +70,9 @@ def leaderboard(
 
 @app.command(epilog=examples("d3tune doctor", "d3tune doctor mine", note=MINE))
 def doctor(
-    run: Annotated[str | None, typer.Argument(help="Examine this run instead of the installation.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="Examine this run instead of the installation.", autocompletion=names.runs)
+    ] = None,
     data_dir: DataDir = None,
     tracking_uri: Annotated[str | None, typer.Option(help="With RUN: the MLflow store; else the run's own.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also start and end a Ray, and run a task in it.")] = False,

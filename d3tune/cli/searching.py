@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from d3tune.cli import names
 from d3tune.cli.options import BEST, MINE, DataDir, Json, Run, Semantics, TimeLimit, TrackingUri, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
@@ -39,8 +40,12 @@ def _in_all(text: str | int) -> int:
     )
 )
 def search(
-    dataset: Annotated[str, typer.Option(help="hanzi (embedded), flo, cub, awa1, … or a folder's name.")],
-    backbone: Annotated[str, typer.Option(help="gan, vae, diffusion, cegan, vaegan, rezsl or gaussian.")] = "gan",
+    dataset: Annotated[
+        str, typer.Option(help="hanzi (embedded), flo, cub, awa1, … or a folder's name.", autocompletion=names.datasets)
+    ],
+    backbone: Annotated[
+        str, typer.Option(help="gan, vae, diffusion, cegan, vaegan, rezsl or gaussian.", autocompletion=names.backbones)
+    ] = "gan",
     trials: Annotated[int, typer.Option(parser=_in_all, metavar="INTEGER", help="Trials of the run in all.")] = 50,
     time: TimeLimit = None,
     data_dir: DataDir = None,
@@ -52,21 +57,31 @@ def search(
     warm_start: Annotated[
         list[str] | None, typer.Option(help="Tried first: shipped, none, or exported configurations.")
     ] = None,
-    objective: Annotated[str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.")] = "H",
+    objective: Annotated[
+        str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.", autocompletion=names.objectives)
+    ] = "H",
     protocol: Annotated[
-        str, typer.Option(help="What selects: validation, or published (best test epoch: test-selected).")
+        str,
+        typer.Option(
+            help="What selects: validation, or published (best test epoch: test-selected).",
+            autocompletion=names.protocols,
+        ),
     ] = "validation",
     val_split: Annotated[int, typer.Option(help="Which draw of pseudo-unseen classes.")] = 0,
     val_splits: Annotated[int, typer.Option(help="Draws to average over.")] = 1,
     seed: Annotated[int, typer.Option(help="Of suggestions and trainings.")] = 0,
-    sampler: Annotated[str, typer.Option(help="auto, tpe, gp, cmaes or random.")] = "auto",
-    pruner: Annotated[str, typer.Option(help="auto, asha, hyperband or none.")] = "auto",
+    sampler: Annotated[
+        str, typer.Option(help="auto, tpe, gp, cmaes or random.", autocompletion=names.samplers)
+    ] = "auto",
+    pruner: Annotated[str, typer.Option(help="auto, asha, hyperband or none.", autocompletion=names.pruners)] = "auto",
     cpus_per_trial: Annotated[float, typer.Option(help="CPU cores a trial, and its torch threads.")] = 1.0,
     gpus_per_trial: Annotated[
         float | None, typer.Option(help="GPUs a trial, fractions allowed; 1 where there is a GPU.")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Most trials at once; as many as fit.")] = None,
-    executor: Annotated[str, typer.Option(help="ray, or local: one after another, without Ray.")] = "ray",
+    executor: Annotated[
+        str, typer.Option(help="ray, or local: one after another, without Ray.", autocompletion=names.executors)
+    ] = "ray",
     address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto.")] = None,
     confirm_seeds: Annotated[int, typer.Option(help="Fresh seeds that confirm the winner; 0 for none.")] = 5,
     baselines: Annotated[bool, typer.Option("--baselines", help="Also tune and test gaussian and ESZSL.")] = False,
@@ -139,7 +154,7 @@ def resume(
     cpus_per_trial: Annotated[float | None, typer.Option(help="CPU cores a trial" + RESUMED)] = None,
     gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial" + RESUMED)] = None,
     concurrency: Annotated[int | None, typer.Option(help="Most trials at once" + RESUMED)] = None,
-    executor: Annotated[str | None, typer.Option(help="ray or local" + RESUMED)] = None,
+    executor: Annotated[str | None, typer.Option(help="ray or local" + RESUMED, autocompletion=names.executors)] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to join" + RESUMED)] = None,
     confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds that confirm the winner" + RESUMED)] = None,
     baselines: Annotated[

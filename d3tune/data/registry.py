@@ -114,6 +114,16 @@ def list_datasets(data_dir: Path | None = None) -> list[DatasetInfo]:
     return infos
 
 
+def dataset_names(data_dir: Path | None = None) -> list[str]:
+    """The names of the datasets that can be found, complete or not; no file is read.
+
+    Args:
+        data_dir: the first folder to look in.
+    """
+    folders = (folder.name.lower() for folder in _candidates(data_dir))
+    return list(dict.fromkeys(["hanzi", *EMBEDDED_NAMES, *folders]))
+
+
 def check_dataset(name: str, data_dir: Path | None = None, semantics: str | None = None) -> DatasetSummary:
     """Find a dataset, verify every byte of its prepared form, and count what is in it.
 

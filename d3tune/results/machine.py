@@ -171,6 +171,6 @@ def _started_ray() -> Finding:
         with closing(open_executor(Resources(), log, StopSignal())) as executor:
             (there,) = executor.map(platform.python_version, [()], StopSignal())
     except D3TuneError as error:
-        return Finding("Ray", f"{error} (see {log}); {NO_RAY}", problem=True)
+        return Finding("Ray", f"{error} (see {log})", problem=True)
     seconds = time.monotonic() - begin
     return Finding("Ray", f"started, ran a task on python {there} and ended, in {seconds:.0f} s")

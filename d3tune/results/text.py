@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from d3tune.data.registry import EMBEDDED
 from d3tune.words import TEST_SELECTED, plural
 
 if TYPE_CHECKING:
@@ -99,6 +98,9 @@ def test_line(test: "TestResult") -> str:
 
 def datasets_text(infos: Sequence["DatasetInfo"]) -> str:
     """The datasets that were found."""
+    # the leaderboard imports this module, and shall not wait for NumPy
+    from d3tune.data.registry import EMBEDDED
+
     cells = [
         [
             info.name,
