@@ -46,6 +46,7 @@ class Gaussian(Trainer):
         score = gaussian_scorer(data.train_x.double(), data, setting)
         scores = evaluation_scores(data, score, config.offset_unit)
         self._require_finite(f"a score of head {HEAD}", scores.seen, scores.unseen)
+        self._keep_scores(HEAD, scores)
         return Evaluation(self.update, {HEAD: accuracies(scores, seen_offset)}, self._take_losses())
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -71,12 +71,14 @@ class Accuracies:
 
 @dataclass(frozen=True)
 class _Routing:
-    """Per row: the margin of the best seen over the best unseen score, and whether each side's arg max is right.
+    """Per row: the margin of the best seen over the best unseen score, each side's arg max, and whether that is right.
 
     Weights make sums over rows per-class means: 1/(rows of the class · classes).
     """
 
     margin: Tensor
+    seen_class: Tensor
+    unseen_class: Tensor
     seen_weight: Tensor
     unseen_weight: Tensor
 
@@ -109,6 +111,26 @@ def accuracies(scores: Scores, seen_offset: float | None = None) -> Accuracies:
         S_raw=float(s_raw),
         T1_chance=_best_guess(scores.unseen.shape[1] - scores.n_seen, len(scores.unseen)),
     )
+
+
+def predictions(scores: Scores, seen_offset: float) -> tuple[Tensor, Tensor]:
+    """The classes that rows are told to be of, all classes as candidates: what `accuracies` counts.
+
+    Args:
+        scores: of both test sets.
+        seen_offset: δ.
+
+    Returns:
+        Local classes (n_s,) of the seen rows and (n_u,) of the unseen ones.
+    """
+    routing = _route(scores)
+    told = torch.where(_to_seen(routing, seen_offset), routing.seen_class, routing.unseen_class)
+    return told[: len(scores.seen)], told[len(scores.seen) :]
+
+
+def seen_unseen_curve(scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S and δ (k,) at every offset that changes a prediction, δ rising; AUSUC is the area under its U and S."""
+    return _curve(_route(scores))
 
 
 def read_scores(
@@ -172,9 +194,14 @@ def auroc(in_distribution: Tensor, out_of_distribution: Tensor) -> float:
 
 def fpr_at_95(in_distribution: Tensor, out_of_distribution: Tensor) -> float:
     """Share of unseen-class rows accepted by the threshold that accepts 95 % of the seen-class rows."""
+    return float((out_of_distribution.double() >= threshold_of_95(in_distribution)).double().mean())
+
+
+def threshold_of_95(in_distribution: Tensor) -> Tensor:
+    """The largest threshold (a scalar) that 95 % of the seen-class rows' scores (n,) reach."""
     accepted = in_distribution.double().sort(descending=True).values
     count = -(-len(accepted) * 95 // 100)
-    return float((out_of_distribution.double() >= accepted[count - 1]).double().mean())
+    return accepted[count - 1]
 
 
 def _best_guess(n_classes: int, n_rows: int) -> float:
@@ -188,10 +215,13 @@ def _route(scores: Scores) -> _Routing:
     best_seen, seen_class = both[:, : scores.n_seen].max(dim=1)
     best_unseen, unseen_class = both[:, scores.n_seen :].max(dim=1)
     weight = torch.cat([_class_weights(scores.seen_y), _class_weights(scores.unseen_y)])
+    unseen_class = unseen_class + scores.n_seen
     return _Routing(
         margin=best_seen - best_unseen,
+        seen_class=seen_class,
+        unseen_class=unseen_class,
         seen_weight=weight * (seen_class == labels),
-        unseen_weight=weight * (unseen_class + scores.n_seen == labels),
+        unseen_weight=weight * (unseen_class == labels),
     )
 
 
@@ -201,9 +231,13 @@ def _class_weights(labels: Tensor) -> Tensor:
     return 1 / (counts[labels] * (counts > 0).sum())
 
 
-def _at_offset(routing: _Routing, offset: float) -> tuple[Tensor, Tensor]:
+def _to_seen(routing: _Routing, offset: float) -> Tensor:
     # a tie goes to the seen side, as an arg max over [seen, unseen] does
-    to_seen = routing.margin >= offset
+    return routing.margin >= offset
+
+
+def _at_offset(routing: _Routing, offset: float) -> tuple[Tensor, Tensor]:
+    to_seen = _to_seen(routing, offset)
     return (routing.unseen_weight * ~to_seen).sum(), (routing.seen_weight * to_seen).sum()
 
 

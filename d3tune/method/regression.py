@@ -106,8 +106,10 @@ class Rezsl(Trainer):
             for head in heads or config.heads:
                 read[head] = self._scores(head)
                 self._require_finite(f"a score of head {head}", read[head].seen, read[head].unseen)
+                self._keep_scores(head, read[head])
         first = next(iter(read.values()))
         seen_max, unseen_max = (rows[:, : data.n_seen].amax(dim=1) for rows in (first.seen, first.unseen))
+        self._keep_ood("largest seen-class score", seen_max, unseen_max)
         diagnostics = {"AUROC": auroc(seen_max, unseen_max), "FPR95": fpr_at_95(seen_max, unseen_max)}
         found = {head: accuracies(scores, seen_offset) for head, scores in read.items()}
         return Evaluation(self.update, found, losses, diagnostics)

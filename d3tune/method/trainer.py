@@ -9,7 +9,8 @@ from torch import Tensor
 
 from d3tune.config import TrialConfig
 from d3tune.data.tensors import Tensors
-from d3tune.method.metrics import Accuracies
+from d3tune.method.metrics import Accuracies, Scores
+from d3tune.method.readings import OodScores, Readings
 
 LOSSES_AT_ONCE = 256
 
@@ -64,11 +65,13 @@ class Trainer(ABC):
         config: hyper-parameters.
         seed: of weights, batches and noise.
         update: updates made so far.
+        readings: takes what evaluations read, where somebody wants it; None for nobody.
     """
 
     def __init__(self, tensors: Tensors, config: TrialConfig, seed: int) -> None:
         self.tensors, self.config, self.seed = tensors, config, seed
         self.update = 0
+        self.readings: Readings | None = None
         self._losses: list[dict[str, Tensor]] = []
         self._loss_tables: list[dict[str, Tensor]] = []
 
@@ -145,6 +148,16 @@ class Trainer(ABC):
 
     def _forget_losses(self) -> None:
         self._losses, self._loss_tables = [], []
+
+    def _keep_scores(self, head: str, scores: Scores) -> None:
+        """Hand the scores that a head's accuracies are of to whoever wants them; see `Readings`."""
+        if self.readings is not None:
+            self.readings.scores[head] = scores
+
+    def _keep_ood(self, name: str, seen: Tensor, unseen: Tensor) -> None:
+        """Likewise the scores that ``AUROC`` and ``FPR95`` are of; see `OodScores`."""
+        if self.readings is not None:
+            self.readings.ood = OodScores(name, seen, unseen)
 
     def _require_finite(self, what: str, *tensors: Tensor) -> None:
         """Raise `DivergedError` where a tensor holds NaN or infinity."""

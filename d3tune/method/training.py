@@ -82,6 +82,7 @@ class Training(Trainer):
         for head in heads or self.config.offered_heads:
             scores = self._reader.scores(cast(Head, head), synthetic, self._spaces(), self.update)
             self._require_finite(f"a score of head {head}", scores.seen, scores.unseen)
+            self._keep_scores(head, scores)
             results[head] = accuracies(scores, seen_offset)
         return Evaluation(self.update, results, losses, self._diagnostics(synthetic))
 
@@ -202,6 +203,7 @@ class Training(Trainer):
             ood_score(self.teacher(x)[1], self.config.ood_score) for x in (data.eval_seen_x, data.eval_unseen_x)
         )
         self._require_finite("the teacher's OOD score", seen, unseen)
+        self._keep_ood(f"teacher's {self.config.ood_score}", seen, unseen)
         self._require_finite("a synthetic feature", synthetic.x)
         return {
             "AUROC": auroc(seen, unseen),

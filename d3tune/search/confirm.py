@@ -19,6 +19,7 @@ from d3tune.config import Device, Objective, SelectionProtocol, metric_prefix
 from d3tune.errors import D3TuneError, UsageError
 from d3tune.files import parse_json, write_json
 from d3tune.method.trainer import DivergedError
+from d3tune.search.analysis import Analysing
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report, best_report
@@ -148,6 +149,7 @@ def evaluate(
     executor: Executor,
     stop: StopSignal,
     store: Path | None = None,
+    analysis: Path | None = None,
 ) -> TestResult:
     """Train on all of trainval for s* updates and evaluate the test sets once, for each seed.
 
@@ -158,6 +160,7 @@ def evaluate(
         executor: where to train.
         stop: ends between jobs.
         store: see `select`.
+        analysis: where one of the first seed's test is written, of a protocol that has a test.
 
     Returns:
         One row a seed; under ``published`` each seed's best test epoch instead, as most public code reports.
@@ -166,6 +169,7 @@ def evaluate(
         return _best_test_epochs(job, seeds, executor, stop, store)
     jobs = [(_with_seed(job, seed), selection.updates, selection.head, selection.seen_offset) for seed in seeds]
     names = [f"test-seed-{seed}" for seed in seeds]
+    executor = executor if analysis is None else Analysing(executor, analysis, seeds[0])
     rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store)
     return TestResult(tuple(seeds), tuple(rows))
 

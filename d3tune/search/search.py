@@ -15,6 +15,7 @@ from d3tune.data.prepared import open_prepared
 from d3tune.errors import D3TuneError, RunError, UsageError, root_cause
 from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
+from d3tune.search.analysis import ANALYSIS_FILE
 from d3tune.search.baselines import METHODS, baseline
 from d3tune.search.confirm import (
     Selection,
@@ -367,7 +368,7 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
-    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store)
+    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store, store / ANALYSIS_FILE)
     searched = {"searched_metric": run.search.searched_metric, "searched_value": trial.value}
     source = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
     document = configuration_document(job, dataset_identity(run), outcome.selection, outcome.test, source)

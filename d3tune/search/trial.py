@@ -13,6 +13,7 @@ from torch import Tensor
 from d3tune.config import metric_prefix
 from d3tune.errors import RunError
 from d3tune.method.memory import give_back
+from d3tune.method.readings import Readings
 from d3tune.method.trainer import Trainer
 from d3tune.search.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from d3tune.search.jobs import TrainingJob, describe_worker
@@ -138,7 +139,9 @@ def curve(job: TrainingJob) -> list[dict[str, Any]]:
     return reports
 
 
-def evaluate_on_test(job: TrainingJob, updates: int, head: Any, seen_offset: float) -> dict[str, float]:
+def evaluate_on_test(
+    job: TrainingJob, updates: int, head: Any, seen_offset: float, readings: Readings | None = None
+) -> dict[str, float]:
     """Train on all of trainval for exactly ``updates`` updates and evaluate the test sets once.
 
     Args:
@@ -146,6 +149,7 @@ def evaluate_on_test(job: TrainingJob, updates: int, head: Any, seen_offset: flo
         updates: s*, fixed by validation.
         head: the head that validation chose.
         seen_offset: δ, fixed by validation.
+        readings: takes what the evaluation reads.
 
     Returns:
         ``H``, ``U``, ``S``, … of that head, and the diagnostics.
@@ -153,6 +157,7 @@ def evaluate_on_test(job: TrainingJob, updates: int, head: Any, seen_offset: flo
     (training,) = job.trainings("test")
     give_back()
     training.advance(updates)
+    training.readings = readings
     evaluation = training.evaluate([head], seen_offset)
     return {**vars(evaluation.heads[head]), **evaluation.diagnostics}
 

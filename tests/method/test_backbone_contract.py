@@ -20,6 +20,8 @@ from d3tune.config import Head, TrialConfig, validated
 from d3tune.data.tensors import Tensors
 from d3tune.method.generators import ENTRY_POINTS, BackboneEntry, backbone_names, load_backbone
 from d3tune.method.generators.base import Backbone, Batch
+from d3tune.method.metrics import accuracies, auroc, fpr_at_95
+from d3tune.method.readings import Readings
 from d3tune.method.trainer import DivergedError, Evaluation, Trainer
 from d3tune.method.training import Training, start_training
 from d3tune.space import load_space
@@ -92,7 +94,7 @@ def through_bytes(training: Trainer) -> dict[str, Tensor]:
 
 def numbers_of(evaluation: Evaluation) -> list[float]:
     numbers = [*evaluation.losses.values(), *evaluation.diagnostics.values()]
-    return numbers + [value for accuracies in evaluation.heads.values() for value in vars(accuracies).values()]
+    return numbers + [value for found in evaluation.heads.values() for value in vars(found).values()]
 
 
 class AnyContract:
@@ -197,6 +199,19 @@ class AnyContract:
             assert found.H_raw == free.heads[head].H_raw <= free.heads[head].H
             assert found.AUSUC == free.heads[head].AUSUC
 
+    def test_readings_are_what_the_figures_are_of_and_change_none(self, make: Make) -> None:
+        training = make()
+        training.advance(self.updates[0])
+        unread = training.evaluate(seen_offset=0.3)
+        training.readings = readings = Readings()
+        found = training.evaluate(seen_offset=0.3)
+        assert (found.heads, found.diagnostics) == (unread.heads, unread.diagnostics)
+        assert {head: accuracies(scores, 0.3) for head, scores in readings.scores.items()} == found.heads
+        assert (readings.ood is None) == ("AUROC" not in found.diagnostics)
+        if readings.ood is not None:
+            assert auroc(readings.ood.seen, readings.ood.unseen) == found.diagnostics["AUROC"]
+            assert fpr_at_95(readings.ood.seen, readings.ood.unseen) == found.diagnostics["FPR95"]
+
     # cut and resumption
 
     def test_an_offset_in_margin_units_decides_the_same_and_carries_its_unit(self, make: Make) -> None:
@@ -204,10 +219,10 @@ class AnyContract:
         plain.advance(self.updates[0])
         scaled.advance(self.updates[0])
         ours, theirs = plain.evaluate(), scaled.evaluate()
-        for head, accuracies in ours.heads.items():
+        for head, found in ours.heads.items():
             other = theirs.heads[head]
             for name in ("H", "U", "S", "T1", "AUSUC", "H_raw"):
-                assert getattr(other, name) == pytest.approx(getattr(accuracies, name), abs=0.02)
+                assert getattr(other, name) == pytest.approx(getattr(found, name), abs=0.02)
             carried = scaled.evaluate([head], seen_offset=other.seen_offset).heads[head]
             assert (carried.U, carried.S) == (other.U, other.S)
 
