@@ -146,8 +146,8 @@ def test_ood_histogram_counts_every_row(problem: Problem, offset: float) -> None
     assert np.mean(problem.ood_seen > found.threshold) < 0.95
     assert pytest.approx(np.mean(problem.ood_unseen >= found.threshold)) == found.FPR95
     seen, unseen = torch.tensor(problem.ood_seen), torch.tensor(problem.ood_unseen)
-    assert found.AUROC == auroc(seen, unseen)
-    assert found.FPR95 == fpr_at_95(seen, unseen)
+    assert auroc(seen, unseen) == found.AUROC
+    assert fpr_at_95(seen, unseen) == found.FPR95
 
 
 def test_one_ood_value_alone_still_has_bins() -> None:
