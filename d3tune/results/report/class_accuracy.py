@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from d3tune.method.analysis import Analysis, ClassResult
 from d3tune.results.report.figure import Drawn
-from d3tune.results.report.naming import codes, kind, right_of, shortened, shown_name
+from d3tune.results.report.naming import codes, kind, plain_name, right_of, shown_name
 from d3tune.results.report.style import BLACK, BLUE, ORANGE, VERMILLION, figure
 
 WORST = 5
@@ -50,7 +50,7 @@ def ranked(analysis: Analysis, seen: bool) -> list[ClassResult]:
 
 def _lowest(classes: Sequence[ClassResult], seen: bool) -> str:
     """The lowest classes by name, as a sentence."""
-    named = ", ".join(f"{shortened(item.name)} ({right_of(item)})" for item in classes[:WORST])
+    named = ", ".join(f"{plain_name(item.name)} ({right_of(item)})" for item in classes[:WORST])
     wrong = sum(item.accuracy == 0 for item in classes)
     further = f"; {wrong} have no row right" if wrong > WORST else ""
     return f"Lowest of {len(classes)} {kind(seen)} classes (rows right): {named or 'none has a test row'}{further}."

@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from d3tune.method.analysis import Analysis, Confusion
 from d3tune.results.report.figure import Drawn
-from d3tune.results.report.naming import codes, kind, shortened, shown_name
+from d3tune.results.report.naming import codes, kind, plain_name, shown_name
 from d3tune.results.report.style import BLUE, ORANGE, figure
 
 BARS = 10
@@ -65,5 +65,5 @@ def _direction(seen: bool) -> str:
 def _told(analysis: Analysis, pairs: Sequence[Confusion]) -> str:
     if not pairs:
         return "none"
-    true, told = (shortened(analysis.classes[i].name) for i in (pairs[0].true, pairs[0].predicted))
+    true, told = (plain_name(analysis.classes[i].name) for i in (pairs[0].true, pairs[0].predicted))
     return f"{true} → {told}, {pairs[0].rows} of {analysis.classes[pairs[0].true].rows} rows"

@@ -8,22 +8,22 @@ from d3tune.results.report.style import drawable
 LONGEST = 28
 
 
-def shown_name(name: str, longest: int = LONGEST) -> str:
+def plain_name(name: str) -> str:
+    """A class's name as a caption has it: one line, printable, not too long."""
+    return _shortened(_printable(name))
+
+
+def shown_name(name: str) -> str:
     """A class's name as a figure can show it: what the font lacks is written as its code, U+4F0E."""
-    signs = [sign if drawable(f"{sign}.") == f"{sign}." else f"U+{ord(sign):04X} " for sign in " ".join(name.split())]
-    return shortened("".join(signs).strip(), longest)
+    signs = (sign if sign == " " or drawable(sign) == sign else f"U+{ord(sign):04X} " for sign in _printable(name))
+    return _shortened("".join(signs).strip())
 
 
 def codes(names: Iterable[str]) -> str:
     """A sentence on which code stands for which name, for a caption; empty where a figure shows all as they are."""
-    pairs = {shown_name(name): shortened(" ".join(name.split())) for name in names}
-    told = [f"{code} is {name}" for code, name in pairs.items() if code != name]
+    pairs = {shown_name(name): plain_name(name) for name in names}
+    told = [f"{shown} is {name}" for shown, name in pairs.items() if shown != name]
     return f"In the figure {', '.join(told)}." if told else ""
-
-
-def shortened(text: str, longest: int = LONGEST) -> str:
-    """A text of at most so many signs."""
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def right_of(item: ClassResult) -> str:
@@ -34,3 +34,12 @@ def right_of(item: ClassResult) -> str:
 def kind(seen: bool) -> str:
     """What a class is."""
     return "seen" if seen else "unseen"
+
+
+def _printable(name: str) -> str:
+    text = "".join(sign if sign.isprintable() else " " for sign in name)
+    return " ".join(text.split()) or "(no name)"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
