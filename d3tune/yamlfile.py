@@ -38,11 +38,19 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tfTF"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
+_EXPONENT = (
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
 )
+_Loader.add_implicit_resolver(*_EXPONENT)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper that also quotes a text such as ``12e4567``, which `_Loader` would take for a number."""
+
+
+_Dumper.add_implicit_resolver(*_EXPONENT)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -83,15 +91,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: the file is missing, too large or too deeply nested, not UTF-8, not YAML, or not a mapping; or it
             uses tags or aliases.
     """
+    return parse_yaml(limited_text(path), str(path))
+
+
+def limited_text(path: Path) -> str:
+    """The text of a file that is to be parsed.
+
+    Raises:
+        UsageError: it is missing, too large to be one of ours, or not UTF-8.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB; not a configuration")
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path}: cannot read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not UTF-8 text") from None
-    return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
@@ -116,7 +132,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 
 def dump_yaml(value: dict[str, Any]) -> str:
     """A mapping as YAML text, keys in their order."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _load(text: str) -> Any:

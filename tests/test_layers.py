@@ -11,7 +11,7 @@ import pytest
 
 # lowest first; modules of one layer may import each other
 LAYERS = (
-    {"errors", "words", "files", "yamlfile", "config", "space"},
+    {"errors", "words", "files", "yamlfile", "documents", "config", "space"},
     {"data"},
     {"method"},
     {"search"},
