@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from d3tune.results.frames import load_run
     from d3tune.results.leaderboard import leaderboard
+    from d3tune.search.train import retrain
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "leaderboard", "load_run"]
+__all__ = ["__version__", "leaderboard", "load_run", "retrain"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from d3tune.results.leaderboard import leaderboard
 
         return leaderboard
+    if name == "retrain":
+        from d3tune.search.train import retrain
+
+        return retrain
     raise AttributeError(f"module 'd3tune' has no attribute '{name}'")
 
 

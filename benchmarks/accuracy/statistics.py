@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.accuracy.cells import GENERATIVE, Cell
 from benchmarks.accuracy.evidence import SHOWN
 from benchmarks.accuracy.records import Record
-from d3tune.search.ablate import Paired, paired
 from d3tune.search.confirm import TestResult
+from d3tune.search.pairing import Paired, paired
 
 Found = Mapping[Cell, Record]
 PAIRS = (("d3", "none"), ("d3", "teacher"), ("d3", "cls"), ("cls", "none"), ("teacher", "none"))

@@ -14,11 +14,11 @@ from benchmarks.accuracy.records import Record
 from d3tune.config import first_fault
 from d3tune.data.registry import find_dataset, prepared_path
 from d3tune.method.generators import load_backbone
-from d3tune.search.ablate import paired
 from d3tune.search.confirm import ConfirmationDivergedError, Selection, TestResult, evaluate, select
 from d3tune.search.executor import StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.jobs import TrainingJob
+from d3tune.search.pairing import paired
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,13 @@ def executors() -> list[str]:
     return _choices(Resources.model_fields["executor"].annotation)
 
 
+def export_formats() -> list[str]:
+    """Of an export's --format."""
+    from d3tune.results.forms import FORMS
+
+    return [*FORMS]
+
+
 def board_formats() -> list[str]:
     """Of the leaderboard's --format."""
     from d3tune.results.board import FORMS

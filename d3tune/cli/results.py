@@ -24,13 +24,22 @@ def export(
         str | None, typer.Option(help="With --backbone: its best confirmed run.", autocompletion=names.datasets)
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="With --dataset.", autocompletion=names.backbones)] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("best.yaml"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; best.yaml.")] = None,
+    shown: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="yaml, json, python or shell; by the file's name, else yaml.",
+            autocompletion=names.export_formats,
+        ),
+    ] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="A completed trial of RUN instead of its winner.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
-    """Write the best configuration of a run as a file that `d3tune train` takes."""
+    """Write the best configuration of a run as a file that `d3tune train` takes, or as a script that retrains it."""
     from d3tune.results.export import export_best
 
-    say(f"wrote {export_best(run, dataset, backbone, output, force)}")
+    say(f"wrote {export_best(run, dataset, backbone, output, force, shown, trial)}")
 
 
 @app.command(epilog=examples("d3tune leaderboard", "d3tune leaderboard --format markdown -o board.md"))

@@ -194,22 +194,24 @@ def train(
     config: Annotated[Path, typer.Argument(help="A configuration: exported, or dataset, backbone and config.")],
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 5,
     data_dir: DataDir = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result here (YAML).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the result here (YAML, or .json).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Retrain a configuration on trainval and test it once a seed."""
+    from d3tune.documents import document_text
     from d3tune.files import writable_file, write_text
     from d3tune.results.text import train_text
     from d3tune.search.executor import StopSignal
     from d3tune.search.executor.inprocess import InProcessExecutor
     from d3tune.search.train import train as retrain
-    from d3tune.yamlfile import dump_yaml
 
     if output is not None:
         writable_file(output, "give another -o")
     trained = retrain(config, seeds, data_dir, InProcessExecutor(), StopSignal(), say)
     if output is not None:
-        write_text(output, dump_yaml(trained.document))
+        write_text(output, document_text(trained.document, output))
     put(trained.document if as_json else train_text(trained))
 
 

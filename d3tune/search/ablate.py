@@ -1,48 +1,25 @@
 """Ablation: what each D³ term is worth at one configuration, on the same seeds, without tuning anything again."""
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from pydantic import ValidationError
 
 from d3tune.config import first_fault
 from d3tune.errors import UsageError
-from d3tune.files import home
 from d3tune.method.generators import load_backbone
-from d3tune.search.confirm import ConfirmationDivergedError, Selection, TestResult, confirmation_seeds, evaluate, select
+from d3tune.search.configuration import Configuration
+from d3tune.search.confirm import ConfirmationDivergedError, Selection, TestResult
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
-from d3tune.search.train import Configuration
+from d3tune.search.measuring import measure, store_below
+from d3tune.search.pairing import Paired, paired
 
 # the weight of each term and its name in the method
 TERMS = {"cls_weight": "L_cls", "embedding_weight": "L_be", "label_weight": "L_kl", "ood_weight": "L_od"}
 FULL, NONE = "full", "no D³ term"
-CONFIDENCE = 0.95
-ALL_SIGNS = 14
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Differences of test H, seed by seed, to the full configuration.
-
-    Attributes:
-        mean: of the differences.
-        low: end of the 95 % interval of the mean, Student's t; None of a single seed.
-        high: its other end.
-        p: two-sided, Wilcoxon's signed-rank test, exact up to 14 seeds; None of a single seed, and where
-            all differences are 0.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +53,7 @@ class Ablation:
         seeds: the same for every row.
         rows: one a variant.
         off: terms that the configuration itself has off.
+        test_selected: whether the test sets had chosen the configuration.
     """
 
     dataset: str
@@ -83,6 +61,7 @@ class Ablation:
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
     off: tuple[str, ...]
+    test_selected: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -103,6 +82,7 @@ class Ablation:
             "seeds": list(self.seeds),
             "rows": rows,
             "off": list(self.off),
+            "test_selected": self.test_selected,
         }
 
 
@@ -132,12 +112,11 @@ def ablate(
         UsageError: there is nothing to leave out.
         D3TuneError: the full configuration diverges.
     """
-    job, given = configuration.job, configuration.selection
-    on = terms_on(job)
-    seeds = confirmation_seeds(0, n_seeds) if given is None else _seeds(given.seeds, n_seeds)
-    if given is not None:
-        job = replace(job, threads=given.threads, compile=given.compile, objective=given.objective, splits=given.splits)
-    store = store or _store(job)
+    on = terms_on(configuration.job)
+    # whatever chose the configuration
+    job = replace(configuration.job, protocol="validation")
+    seeds = configuration.seeds(n_seeds)
+    store = store or store_below("ablations", job)
     rows: list[Row] = []
     for name, kept in _variants(on):
         say(f"{name}: {', '.join(TERMS[term] for term in kept) or 'no term'} on")
@@ -146,32 +125,8 @@ def ablate(
             row = replace(row, difference=paired(row.test, rows[0].test))
         rows.append(row)
     off = tuple(TERMS[term] for term in TERMS if term not in on)
-    return Ablation(configuration.dataset.name, job.backbone, tuple(seeds), tuple(rows), off)
-
-
-def paired(test: TestResult, full: TestResult) -> Paired:
-    """Test H of a variant minus that of the full configuration, on the same seeds."""
-    # takes a second to import
-    from scipy.stats import t
-
-    differences = [row["H"] - other["H"] for row, other in zip(test.per_seed, full.per_seed, strict=True)]
-    mean, n = fmean(differences), len(differences)
-    if n == 1:
-        return Paired(mean, None, None, None)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * stdev(differences) / math.sqrt(n)
-    return Paired(mean, mean - half, mean + half, _signed_rank(differences))
-
-
-def _signed_rank(differences: Sequence[float]) -> float | None:
-    """Two-sided p of Wilcoxon's signed-rank test; differences of 0 are left out, as he does."""
-    from scipy.stats import PermutationMethod, wilcoxon
-
-    told = [difference for difference in differences if difference]
-    if len(told) < 2:
-        return 1.0 if told else None
-    # all signs of few differences are tried, which is exact also where some are equal
-    method: Any = PermutationMethod(n_resamples=2**ALL_SIGNS) if len(told) <= ALL_SIGNS else "auto"
-    return float(wilcoxon(told, method=method).pvalue)
+    chosen_by_test = configuration.test_selected
+    return Ablation(configuration.dataset.name, job.backbone, tuple(seeds), tuple(rows), off, chosen_by_test)
 
 
 def terms_on(job: TrainingJob) -> list[str]:
@@ -217,21 +172,9 @@ def _row(
     variant = replace(job, config=config)
     place = store / "-".join(["on", *kept])
     try:
-        selection = select(variant, seeds, executor, stop, place)
-        test = evaluate(variant, selection, seeds, executor, stop, place)
+        selection, test = measure(variant, seeds, executor, stop, place)
     except ConfirmationDivergedError as error:
         if name == FULL:
             raise
         return Row(name, shown, missing=error.reason)
     return Row(name, shown, selection, test)
-
-
-def _seeds(confirmed: Sequence[int], count: int) -> list[int]:
-    """Those of the confirmation first."""
-    last = confirmed[-1]
-    return [*confirmed, *range(last + 1, last + 1 + count)][:count]
-
-
-def _store(job: TrainingJob) -> Path:
-    text = json.dumps([job.backbone, job.config, job.dataset_hash, job.objective, job.splits], sort_keys=True)
-    return home() / "ablations" / hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -101,7 +101,12 @@ class TestResult:
 
 
 def select(
-    job: TrainingJob, seeds: Sequence[int], executor: Executor, stop: StopSignal, store: Path | None = None
+    job: TrainingJob,
+    seeds: Sequence[int],
+    executor: Executor,
+    stop: StopSignal,
+    store: Path | None = None,
+    earlier: Path | None = None,
 ) -> Selection:
     """Retrain on the selecting protocol with fresh seeds; fix update count, head and offset by their mean curve.
 
@@ -114,8 +119,9 @@ def select(
         executor: where to train.
         stop: ends between jobs.
         store: a directory that keeps each seed's curve, so that an interrupted confirmation goes on.
+        earlier: the store of another confirmation, which is read alone.
     """
-    curves = _curves(job, seeds, executor, stop, store)
+    curves = _curves(job, seeds, executor, stop, store, earlier)
     prefix = metric_prefix(job.protocol)
     heads = sorted({key.split("/")[1] for key in curves[0][0].metrics if key.count("/") == 2})
     candidates = [
@@ -149,6 +155,7 @@ def evaluate(
     executor: Executor,
     stop: StopSignal,
     store: Path | None = None,
+    earlier: Path | None = None,
     analysis: Path | None = None,
 ) -> TestResult:
     """Train on all of trainval for s* updates and evaluate the test sets once, for each seed.
@@ -160,25 +167,31 @@ def evaluate(
         executor: where to train.
         stop: ends between jobs.
         store: see `select`.
+        earlier: see `select`.
         analysis: where one of the first seed's test is written, of a protocol that has a test.
 
     Returns:
         One row a seed; under ``published`` each seed's best test epoch instead, as most public code reports.
     """
     if selection.protocol == "published":
-        return _best_test_epochs(job, seeds, executor, stop, store)
+        return _best_test_epochs(job, seeds, executor, stop, store, earlier)
     jobs = [(_with_seed(job, seed), selection.updates, selection.head, selection.seen_offset) for seed in seeds]
     names = [f"test-seed-{seed}" for seed in seeds]
     executor = executor if analysis is None else Analysing(executor, analysis, seeds[0])
-    rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store)
+    rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier)
     return TestResult(tuple(seeds), tuple(rows))
 
 
 def _best_test_epochs(
-    job: TrainingJob, seeds: Sequence[int], executor: Executor, stop: StopSignal, store: Path | None
+    job: TrainingJob,
+    seeds: Sequence[int],
+    executor: Executor,
+    stop: StopSignal,
+    store: Path | None,
+    earlier: Path | None,
 ) -> TestResult:
     rows = []
-    for reports in _curves(replace(job, protocol="published"), seeds, executor, stop, store):
+    for reports in _curves(replace(job, protocol="published"), seeds, executor, stop, store, earlier):
         best = best_report(reports)
         shared = {name: best.metrics.get(f"published/{name}", math.nan) for name in TEST_METRICS}
         rows.append({name: value for name, value in shared.items() if math.isfinite(value)})
@@ -186,12 +199,17 @@ def _best_test_epochs(
 
 
 def _curves(
-    job: TrainingJob, seeds: Sequence[int], executor: Executor, stop: StopSignal, store: Path | None
+    job: TrainingJob,
+    seeds: Sequence[int],
+    executor: Executor,
+    stop: StopSignal,
+    store: Path | None,
+    earlier: Path | None,
 ) -> list[list[Report]]:
     """Every seed's reports on the selecting protocol."""
     jobs = [(_with_seed(job, seed),) for seed in seeds]
     names = [f"{job.protocol}-seed-{seed}" for seed in seeds]
-    rows = _stored_map(curve, jobs, names, executor, stop, store)
+    rows = _stored_map(curve, jobs, names, executor, stop, store, earlier)
     return [[Report.from_dict(row) for row in reports] for reports in rows]
 
 
@@ -241,6 +259,7 @@ def _stored_map(
     executor: Executor,
     stop: StopSignal,
     store: Path | None,
+    earlier: Path | None,
 ) -> list[Any]:
     """`Executor.map` that keeps each result in a JSON file and does not compute a stored one again.
 
@@ -254,8 +273,9 @@ def _stored_map(
     results: dict[int, Any] = {}
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
-        for index, name in enumerate(names):
-            value = _stored(store / f"{name}.json", keys[index])
+    for place in (earlier, store):
+        for index, name in enumerate(names if place is not None else ()):
+            value = _stored(place / f"{name}.json", keys[index])
             if value is not None:
                 results[index] = value
     missing = [index for index in range(len(items)) if index not in results]

@@ -18,13 +18,14 @@ from d3tune.config import (
 )
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.registry import find_dataset, prepared_path
+from d3tune.documents import read_document
 from d3tune.errors import RunError, UsageError, meant, nearest, one_of
 from d3tune.method.generators import load_backbone
 from d3tune.search.extending import shortened
 from d3tune.search.run import RunDirectory, create_run, extend_run, open_run
 from d3tune.search.sampling import make_sampler
 from d3tune.space import Space, WarmStart, check_space, contains, load_space
-from d3tune.yamlfile import parse_yaml, read_yaml
+from d3tune.yamlfile import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _with_warm_starts(space: Space, choices: Sequence[str], config: type[TrialCo
 
 
 def _warm_start_file(path: Path, space: Space, config: type[TrialConfig]) -> WarmStart:
-    document = read_yaml(path)
+    document = read_document(path)
     values = document.get("config")
     if not isinstance(values, dict):
         raise UsageError(f"{path}: no 'config' mapping; --warm-start takes shipped, none or an exported configuration")
@@ -201,7 +202,10 @@ def _warm_start_file(path: Path, space: Space, config: type[TrialConfig]) -> War
             f"{path}: a configuration of backbone '{made_for}', but '{space.backbone}' is searched; "
             f"give one of '{space.backbone}', or --backbone {made_for}"
         ) from None
-    searched = {name: values[name] for name in space.parameters if name in values}
+    settled = {**config(**space.fixed).model_dump(mode="json"), **values, **space.fixed}
+    # an exported configuration has a value of every key; where its condition does not hold it is of no choice
+    active = [name for name, parameter in space.parameters.items() if parameter.active(settled)]
+    searched = {name: values[name] for name in active if name in values}
     for name, value in searched.items():
         if not contains(space.parameters[name], value):
             raise UsageError(f"{path}: {name}: {value!r} is outside the space's interval or choices")

@@ -368,7 +368,7 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
-    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store, store / ANALYSIS_FILE)
+    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store, analysis=store / ANALYSIS_FILE)
     searched = {"searched_metric": run.search.searched_metric, "searched_value": trial.value}
     source = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
     document = configuration_document(job, dataset_identity(run), outcome.selection, outcome.test, source)

@@ -13,13 +13,15 @@ import yaml
 
 from d3tune.errors import D3TuneError, UsageError
 from d3tune.method.trainer import DivergedError
-from d3tune.results.ablation import HEADS, ablation_latex, ablation_markdown, ablation_text
-from d3tune.search.ablate import Ablation, Paired, ablate, paired
+from d3tune.results.ablation import HEADS, ablation_table
+from d3tune.results.noted import noted_latex, noted_markdown, noted_text
+from d3tune.search.ablate import Ablation, ablate
+from d3tune.search.configuration import read_configuration
 from d3tune.search.confirm import TestResult, evaluate, select
 from d3tune.search.executor import StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.jobs import TrainingJob
-from d3tune.search.train import read_configuration
+from d3tune.search.pairing import Paired, paired
 
 Toy = Callable[..., Path]
 # with 5 seeds, Student's t
@@ -159,6 +161,17 @@ def test_a_variant_without_a_head_or_that_diverges_says_so(write: Callable[..., 
         taken_apart(path, tmp_path, Counting(lambda job: True), seeds=1)
 
 
+def test_what_the_test_chose_is_labelled_and_measured_by_validation(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(embedding_weight=0.0, label_weight=0.0, ood_weight=0.0)
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**document, "source": {"search": {"protocol": "published"}}}), encoding="utf-8")
+    ablation = taken_apart(path, tmp_path, seeds=1)
+    assert ablation.to_dict()["test_selected"] is True
+    assert "test-selected" in noted_latex(ablation_table(ablation))
+    protocols = {(row.selection.protocol, row.test.protocol) for row in ablation.rows if row.selection and row.test}
+    assert protocols == {("validation", "test")}
+
+
 @pytest.mark.parametrize(
     ("backbone", "hyper", "message"),
     [
@@ -175,7 +188,8 @@ def test_a_configuration_without_terms_is_refused(
 
 def test_the_tables_say_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
     ablation = taken_apart(write(embedding_weight=0.0, label_weight=0.0), tmp_path)
-    plain, markdown, latex = ablation_text(ablation), ablation_markdown(ablation), ablation_latex(ablation)
+    table = ablation_table(ablation)
+    plain, markdown, latex = noted_text(table), noted_markdown(table), noted_latex(table)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
     assert rows[0] == HEADS
     assert [row[0] for row in rows[2:]] == ["full", "without L_cls", "without L_od", "no D³ term"]
@@ -196,7 +210,7 @@ def test_the_tables_say_the_same(write: Callable[..., Path], tmp_path: Path) -> 
 def test_a_reason_is_no_latex(write: Callable[..., Path], tmp_path: Path) -> None:
     path = write(embedding_weight=0.0, label_weight=0.0)
     diverging = Counting(lambda job: job.config["ood_weight"] == 0, "loss generator_classification & 5 % of {x}")
-    latex = ablation_latex(taken_apart(path, tmp_path, diverging))
+    latex = noted_latex(ablation_table(taken_apart(path, tmp_path, diverging)))
     (line,) = [line for line in latex.splitlines() if line.startswith("without $L_{\\mathrm{od}}$")]
     assert r"loss generator\_classification \& 5 \% of \{x\} is not finite" in line
     assert line.count(" & ") == len(HEADS) - 1

@@ -85,7 +85,7 @@ def job(write_toy: Callable[..., Path], tmp_path: Path, tiny: dict[str, Any]) ->
 
 def evaluated(job: TrainingJob, store: Path | None, analysis: Path | None, **further: Any) -> TestResult:
     executor, stop = further.get("executor", InProcessExecutor()), StopSignal()
-    return evaluate(job, further.get("selection", SELECTION), [1, 2], executor, stop, store, analysis)
+    return evaluate(job, further.get("selection", SELECTION), [1, 2], executor, stop, store, analysis=analysis)
 
 
 # what it says
