@@ -274,8 +274,8 @@ def _stored_map(
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
     for place in (earlier, store):
-        for index, name in enumerate(names if place is not None else ()):
-            value = _stored(place / f"{name}.json", keys[index])
+        for index, name in enumerate(names):
+            value = None if place is None else _stored(place / f"{name}.json", keys[index])
             if value is not None:
                 results[index] = value
     missing = [index for index in range(len(items)) if index not in results]
