@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d3tune.cli.measuring import Concurrency, ExecutorName, Output, Seeds, Shown, carried_out, check_output, deliver
-from d3tune.cli.options import DataDir, Json
+from d3tune.cli.options import DataDir, Json, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import say
 
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from d3tune.search.executor import Executor, StopSignal
 
 
-@app.command(epilog="Example: d3tune compare best.yaml other.yaml --seeds 5 --format markdown -o comparison.md")
+@app.command(
+    epilog=examples(
+        "d3tune compare mine hanzi.yaml --seeds 3 --format markdown -o comparison.md",
+        note="The run 'mine' and the file hanzi.yaml are what the examples of d3tune search and d3tune export make.",
+    )
+)
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A configuration file, or a run: its winner.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another, on the same data.")],

@@ -36,6 +36,7 @@ BUDGET: dict[str, tuple[str, ...]] = {
     "resume": (*LOCAL, "--trials", "+1", "--confirm-seeds", "1"),
     "train": ("--seeds", "1"),
     "ablate": (*LOCAL, "--seeds", "1"),
+    "compare": (*LOCAL, "--seeds", "2"),
 }
 EXAMPLE = re.compile(r" {2,}d3tune (.+)")
 
