@@ -20,7 +20,7 @@ it may be elsewhere. The end of the search, after its last report, is part of bo
 hours, so short runs overstate it.
 
 The last figure is MLflow's own: the CPU s to write the same study after the search, in the fewest calls there are.
-d3tune writes of each report what `mirrored_metrics` leaves, the callback everything.
+d3tune writes of each report what `trial_metrics` leaves, and once a trial `tuned_metrics`; the callback everything.
 
 Calls are counted at MLflow's tracking store, `SqlAlchemyStore` or `RestStore`, alike for both. At the end both stores
 are compared with what was reported: every metric of every report once, with its value, and every run closed.
@@ -29,7 +29,6 @@ are compared with what was reported: every metric of every report once, with its
 import argparse
 import gc
 import json
-import math
 import os
 import platform
 import signal
@@ -45,8 +44,10 @@ from typing import Any
 
 from benchmarks.tracking_load import Load, Loop, Mirrored, Stock, Tracker, make_load
 from benchmarks.tracking_store import Calls, Key, Store
+from d3tune.config import SearchConfig
+from d3tune.search.reports import best_report
+from d3tune.search.shown import TRIAL_TAG, trial_metrics, tuned_metrics
 from d3tune.search.study import Ledger, reports_of
-from d3tune.search.tracking import TRIAL_TAG, mirrored_metrics
 
 RATE = 10.0
 MOST_SHARE, LEAST_RATIO = 0.02, 20.0
@@ -124,22 +125,23 @@ def mlflows_own(load: Load, ledger: Ledger, folder: Path) -> float:
         return time.process_time() - cpu
 
 
-def reported(ledger: Ledger, best: str | None) -> dict[Key, float]:
-    """What a tracker writes of every report: the callback every metric, d3tune what `mirrored_metrics` leaves.
+def reported(ledger: Ledger, search: SearchConfig | None) -> dict[Key, float]:
+    """What a tracker writes of every report: the callback every metric, d3tune what `trial_metrics` leaves.
 
     Args:
         ledger: the study.
-        best: the name of d3tune's best value so far; None for what the callback adds, the iteration.
+        search: names d3tune's metrics; None for what the callback writes, which adds the iteration.
     """
     values: dict[Key, float] = {}
     for trial in ledger.trials():
-        so_far = -math.inf
-        for report in reports_of(trial):
-            so_far = max(so_far, report.value)
-            if best is None:
+        reports = reports_of(trial)
+        if search is not None:
+            values |= {(trial.number, name, 0): value for name, value in tuned_metrics(trial).items()}
+        for index, report in enumerate(reports):
+            if search is None:
                 rows = {**report.metrics, "training_iteration": float(report.update)}
             else:
-                rows = {**mirrored_metrics(report), best: so_far}
+                rows = trial_metrics(search, report, best_report(reports[: index + 1]))
             values |= {(trial.number, name, report.update): value for name, value in rows.items()}
     return values
 
@@ -189,21 +191,21 @@ class Comparison:
 
 def compare(load: Load, folder: Path, served: bool) -> Comparison:
     """Run the three loops and examine the stores."""
-    makers: dict[str, tuple[Callable[[str], Tracker], str, str | None]] = {
+    makers: dict[str, tuple[Callable[[str], Tracker], str, SearchConfig | None]] = {
         "control": (lambda uri: Tracker(), "", None),
-        "d3tune": (lambda uri: Mirrored(uri, load.run), TRIAL_TAG, load.run.search.best_metric),
+        "d3tune": (lambda uri: Mirrored(uri, load.run), TRIAL_TAG, load.run.search),
         "stock": (Stock, STOCK_TAG, None),
     }
     costs: dict[str, Cost] = {}
     faults: dict[str, str] = {}
-    for name, (make, tag, best) in makers.items():
+    for name, (make, tag, search) in makers.items():
         (folder / name).mkdir()
         ledger = load.ledger(folder / name / "study.journal")
         with closing(Store(folder / name / "mlflow.db", served and bool(tag))) as store:
             store.prepare()
             costs[name] = measure(load, ledger, make(store.uri), store)
             if tag:
-                faults[name] = fault(reported(ledger, best), store, tag)
+                faults[name] = fault(reported(ledger, search), store, tag)
     own = mlflows_own(load, ledger, folder / "own")
     control = costs["control"]
     return Comparison(control, costs["d3tune"].net(control), costs["stock"].net(control), own, faults)

@@ -58,7 +58,7 @@ class Mirrored(Tracker):
 
     def start(self, ledger: Ledger) -> None:
         """See `Tracker`."""
-        self._mirror = Mirror(self._uri, ledger, self._run.search, self._run.uid, self._run.name)
+        self._mirror = Mirror(self._uri, ledger, self._run)
         if self._watching:
             self._mirror.start()
 

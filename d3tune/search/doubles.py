@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 
 from d3tune.search.mirrored import by_trial, child_faults, runs_of
 from d3tune.search.run import RunDirectory
-from d3tune.search.tracking import PARENT_TAG
+from d3tune.search.shown import PARENT_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

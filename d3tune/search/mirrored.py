@@ -12,8 +12,18 @@ from d3tune.errors import root_cause
 from d3tune.search.faults import Fault
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
+from d3tune.search.shown import (
+    LAYOUT,
+    LAYOUT_TAG,
+    RUN_TAG,
+    STATE_TAG,
+    STATUS,
+    TRIAL_TAG,
+    trial_metrics,
+    trial_params,
+    tuned_metrics,
+)
 from d3tune.search.study import reports_of
-from d3tune.search.tracking import RUN_TAG, STATE_TAG, STATUS, TRIAL_TAG, mirrored_metrics, trial_params
 from d3tune.words import plural
 
 if TYPE_CHECKING:
@@ -110,12 +120,14 @@ def child_faults(
         trial: the study's.
         settled: whether it must have everything that the study has.
     """
+    if run.data.tags.get(LAYOUT_TAG) != LAYOUT:
+        yield f"{SAYS} it as an earlier version did"
+        return
     if settled:
         state = (run.data.tags.get(STATE_TAG, "nothing"), run.info.status)
         if state != (trial.state.name, STATUS[trial.state]):
             yield f"{SAYS} {state[0]}, {state[1]}; the study {trial.state.name}"
-        expected = {name: str(value) for name, value in trial_params(trial).items()}
-        if run.data.params != expected:
+        if run.data.params != trial_params(trial):
             yield "its parameters in MLflow are not its configuration"
     histories = _expected(search, trial)
     for name in sorted(histories if settled else histories.keys() & run.data.metrics.keys()):
@@ -131,10 +143,9 @@ def child_faults(
 def _expected(search: SearchConfig, trial: FrozenTrial) -> dict[str, dict[int, float]]:
     """Each metric's finite values by update."""
     reports = reports_of(trial)
-    rows: dict[str, dict[int, float]] = {}
+    rows = {name: {0: value} for name, value in tuned_metrics(trial).items()}
     for index, report in enumerate(reports):
-        best = best_report(reports[: index + 1]).value
-        for name, value in {**mirrored_metrics(report), search.best_metric: best}.items():
+        for name, value in trial_metrics(search, report, best_report(reports[: index + 1])).items():
             if math.isfinite(value):
                 rows.setdefault(name, {})[report.update] = value
     return rows

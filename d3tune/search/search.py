@@ -31,6 +31,7 @@ from d3tune.search.executor.choice import open_executor
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import Keeper, bytes_used
 from d3tune.search.run import RunDirectory, as_itself
+from d3tune.search.shown import end_tags
 from d3tune.search.standing import winner
 from d3tune.search.study import Assignment, Ledger, counts
 from d3tune.search.summaries import RECORD, SUMMARY_FILE
@@ -143,7 +144,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     run.write_plan(plan.to_options())
     keeper = Keeper(ledger, run.trial, plan.keep_weights)
     keeper.settle_all()
-    mirror = Mirror(plan.tracking_uri, ledger, run.search, run.uid, run.name, say)
+    mirror = Mirror(plan.tracking_uri, ledger, run, say)
     if plan.seconds is not None:
         stop.deadline = time.monotonic() + plan.seconds
     opening = _begun(mirror.start)
@@ -244,11 +245,13 @@ def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
     run = as_itself(run, say)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
     _say_mended(run, ledger, say)
-    mirror = Mirror(tracking_uri, ledger, run.search, run.uid, run.name)
+    mirror = Mirror(tracking_uri, ledger, run)
     if deleted := _without_doubles(tracking_uri, run, ledger):
         say(f"MLflow at {tracking_uri}: deleted {plural(deleted, 'run')} that {run.name} had there more than once")
-    state, metrics = _summarised(run, say)
-    missed = mirror.finish(state, metrics, _artifacts(run))
+    state, metrics, tags = _summarised(run, say)
+    report = run.path / "report"
+    artifacts = [*_artifacts(run), *([report] if report.is_dir() else [])]
+    missed = mirror.finish(state, metrics, artifacts, tags=tags)
     if missed is not None:
         raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {missed}")
     n_trials = len(ledger.trials())
@@ -263,17 +266,17 @@ def _without_doubles(tracking_uri: str, run: RunDirectory, ledger: Ledger) -> in
         raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {root_cause(error)}") from None
 
 
-def _summarised(run: RunDirectory, say: Say) -> tuple[str, dict[str, float]]:
-    """State and metrics of the last command's summary; without one, or with a damaged one, those of no end."""
+def _summarised(run: RunDirectory, say: Say) -> tuple[str, dict[str, float], dict[str, str]]:
+    """State, metrics and tags of the last command's summary; without one, or with a damaged one, those of no end."""
     summary = run.read_summary()
     try:
         if summary is not None:
-            return str(summary["state"]), parent_metrics(summary)
+            return str(summary["state"]), parent_metrics(summary), end_tags(run, summary)
     except (KeyError, TypeError, AttributeError, ValueError):
         say(f"{run.path / SUMMARY_FILE}: lacks something; {run.resume_command} writes it again from the study")
     if run.summary_damage:
         say(run.summary_damage)
-    return "interrupted", {}
+    return "interrupted", {}, {}
 
 
 def _say_mended(run: RunDirectory, ledger: Ledger, say: Say) -> None:
@@ -331,7 +334,8 @@ def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources
 
 def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any], stop: StopSignal, say: Say) -> bool:
     patience = 15.0 if not stop.requested else 2.0 if not stop.at_once else 0.5
-    missed = mirror.finish(summary["state"], parent_metrics(summary), _artifacts(run), patience)
+    tags = end_tags(run, summary)
+    missed = mirror.finish(summary["state"], parent_metrics(summary), _artifacts(run), patience, tags)
     if missed is not None:
         say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: {run.sync_command}")
     return missed is None

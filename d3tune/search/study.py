@@ -220,6 +220,11 @@ class Ledger:
         return sum(RETRY_ATTR in trial.user_attrs for trial in waiting)
 
     @property
+    def space(self) -> Space:
+        """What is searched."""
+        return self._space
+
+    @property
     def n_left(self) -> int:
         """How many interrupted trials were not gone on with, and failed ones that are to be tried again not begun."""
         return len(self._interrupted) + self.waiting_retries

@@ -1,24 +1,50 @@
-"""The MLflow mirror: what the study says, written in batches, found again instead of duplicated."""
+"""The MLflow mirror: what the study says, written in batches, found again instead of duplicated.
+
+What a run says is in `shown`, what its experiment and parent hold in `parent`; here is how they are kept in step.
+"""
 
 import logging
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlparse
+from urllib.parse import urlparse
 
 from optuna.trial import FrozenTrial, TrialState
 
-from d3tune.config import SearchConfig
 from d3tune.errors import UsageError, root_cause
-from d3tune.files import home, slug, writable_directory
+from d3tune.files import home, writable_directory
 from d3tune.search.batches import log_run
+from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.mlflow_file import create_store
-from d3tune.search.reports import Report, best_report
+from d3tune.search.parent import attach, note_best, open_experiment, open_parent
+from d3tune.search.reports import best_report
+from d3tune.search.run import RunDirectory
+from d3tune.search.shown import (
+    LAYOUT,
+    LAYOUT_TAG,
+    PARENT_STATUS,
+    RUN_TAG,
+    STATE_TAG,
+    STATUS,
+    TRIAL_TAG,
+    TUNED,
+    best_metrics,
+    child_name,
+    child_tags,
+    confirmed_metric,
+    experiment_name,
+    git_commit,
+    trial_end_tags,
+    trial_metrics,
+    trial_params,
+    tuned_metrics,
+)
 from d3tune.search.study import Ledger, reports_of
+from d3tune.search.views import trials_key, view_link
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,19 +63,10 @@ for _key, _value in ENVIRONMENT.items():
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
-RUN_TAG, TRIAL_TAG, STATE_TAG = "d3tune.run", "d3tune.trial", "d3tune.state"
-PARENT_TAG = "mlflow.parentRunId"
 SYNC_SECONDS = 3.0
 RETRY_SECONDS = 1.0
 # what SQLite says of a store that may be used again later
 PASSING = ("database is locked", "database or disk is full", "disk I/O error")
-STATUS = {
-    TrialState.RUNNING: "RUNNING",
-    TrialState.COMPLETE: "FINISHED",
-    TrialState.PRUNED: "KILLED",
-    TrialState.FAIL: "FAILED",
-}
-PARENT_STATUS = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 log = logging.getLogger(__name__)
 
 
@@ -106,29 +123,20 @@ class Mirror:
     it. It reads the study only; what it misses now it writes at the next `sync`.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        ledger: Ledger,
-        search: SearchConfig,
-        uid: str,
-        name: str,
-        say: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, uri: str, ledger: Ledger, run: RunDirectory, say: Callable[[str], None] | None = None) -> None:
         """Prepare; nothing is opened before the first `sync`.
 
         Args:
             uri: the MLflow store.
             ledger: the study.
-            search: names the experiment and the runs.
-            uid: the run's identity.
-            name: the run directory's name.
+            run: the search.
             say: takes one line when the store stops taking what is written, and one when it takes it again.
         """
         self.uri = uri
         self._say = say or (lambda line: None)
         self._lagging = False
-        self._ledger, self._search, self._uid, self._name = ledger, search, uid, name
+        self._ledger, self._run, self._search = ledger, run, run.search
+        self._commit: str | None = None
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._parent = ""
@@ -137,14 +145,15 @@ class Mirror:
         self._closed: dict[int, str] = {}
         self._states: dict[int, str] = {}
         self._with_params: set[int] = set()
+        self._with_tuned: set[int] = set()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._ending = False
 
     @property
     def experiment_name(self) -> str:
-        """``d3tune/<dataset>``, a slash in the dataset's name written as a dash."""
-        return f"d3tune/{slug(self._search.dataset)}"
+        """See `d3tune.search.shown.experiment_name`."""
+        return experiment_name(self._search)
 
     def start(self) -> None:
         """Create store, experiment and parent run, then sync from a thread until `finish`.
@@ -153,6 +162,7 @@ class Mirror:
             UsageError: a local store cannot be used at all. A server that does not answer is no error: the search
                 goes on and the mirror tries again.
         """
+        self._commit = git_commit(Path.cwd())
         if self.uri.startswith("sqlite"):
             try:
                 self.sync()
@@ -179,15 +189,21 @@ class Mirror:
             raise
 
     def finish(
-        self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path] = (), patience: float = 15.0
+        self,
+        state: str,
+        metrics: Mapping[str, float],
+        artifacts: Sequence[Path] = (),
+        patience: float = 15.0,
+        tags: Mapping[str, str] | None = None,
     ) -> str | None:
         """Stop the thread, write the rest and close the parent.
 
         Args:
             state: ``done``, ``interrupted`` or ``failed``; any trial still running is marked interrupted.
             metrics: of the parent: best ``val/H`` and the confirmed ``test/…``.
-            artifacts: files to attach to the parent.
+            artifacts: files and folders to attach to the parent, see `d3tune.search.parent.attach`.
             patience: seconds to go on trying.
+            tags: of the parent: its note.
 
         Returns:
             Why the store is not complete, or None where it is.
@@ -202,7 +218,7 @@ class Mirror:
         while True:
             try:
                 self.sync()
-                self._close(state, metrics, artifacts)
+                self._close(state, metrics, artifacts, tags or {})
             except Exception as error:
                 log.debug("closing the MLflow runs", exc_info=True)
                 if time.monotonic() > end:
@@ -211,27 +227,26 @@ class Mirror:
             else:
                 return None
 
-    def _close(self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
+    def _close(
+        self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path], tags: Mapping[str, str]
+    ) -> None:
         client = self._opened()
         for number, run_id in self._children.items():
             if self._closed.get(number) is None:
                 client.set_tag(run_id, STATE_TAG, "INTERRUPTED")
                 client.set_terminated(run_id, "KILLED")
-        log_run(client, self._parent, [(key, value, 0) for key, value in metrics.items()], tags={STATE_TAG: state})
+        best = best_metrics(self._search, self._ledger.trials())
+        rows = [(key, value, 0) for key, value in {**best, **metrics}.items()]
+        log_run(client, self._parent, rows, tags={**tags, STATE_TAG: state})
         for path in artifacts:
-            client.log_artifact(self._parent, str(path))
+            attach(client, self._parent, path)
+        if confirmed_metric(self._search) in metrics:
+            note_best(client, self._experiment, self._search)
         client.set_terminated(self._parent, PARENT_STATUS[state])
 
     def link(self) -> str:
         """Path and query of the MLflow page that compares this run's trials, best first."""
-        if not self._experiment:
-            return ""
-        search = quote(f"tags.`{RUN_TAG}` = '{self._uid}'", safe="")
-        order = quote(f"metrics.`{self._search.best_metric}`", safe="")
-        return (
-            f"#/experiments/{self._experiment}/runs?searchFilter={search}&orderByKey={order}"
-            "&orderByAsc=false&workflowType=machine_learning"
-        )
+        return view_link(self._experiment, trials_key(self._run.uid)) if self._experiment else ""
 
     def _loop(self) -> None:
         while not self._ending:
@@ -268,38 +283,31 @@ class Mirror:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         create_store(self.uri)
         client = MlflowClient(self.uri)
-        experiment = client.get_experiment_by_name(self.experiment_name)
-        if experiment is None:
-            location = home() / "mlflow-artifacts" / slug(self._search.dataset)
-            local = urlparse(self.uri).scheme.startswith("sqlite")
-            self._experiment = client.create_experiment(self.experiment_name, location.as_uri() if local else None)
-        else:
-            self._experiment = experiment.experiment_id
+        self._experiment = open_experiment(client, self.uri, self._run, self._ledger.space)
         self._states = {trial.number: trial.state.name for trial in self._ledger.trials()}
-        self._find_runs(client)
-        if not self._parent:
-            self._parent = self._create(client, f"{self._search.backbone}-s{self._search.seed}", {})
-            params = {f"search.{key}": value for key, value in self._search.model_dump().items()}
-            log_run(client, self._parent, params=params)
-        else:
-            client.update_run(self._parent, status="RUNNING")
+        held = self._find_runs(client)
+        self._parent = open_parent(client, self._experiment, self._run, self._ledger.space, held, self._commit)
         self._client = client
 
-    def _find_runs(self, client: "MlflowClient") -> None:
-        token = None
+    def _find_runs(self, client: "MlflowClient") -> Any:
+        """Continue the runs of trials that are there; returns the search's own, or None."""
+        parent, token = None, None
         while True:
             page = client.search_runs(
-                [self._experiment], f"tags.`{RUN_TAG}` = '{self._uid}'", max_results=1000, page_token=token
+                [self._experiment], f"tags.`{RUN_TAG}` = '{self._run.uid}'", max_results=1000, page_token=token
             )
             for run in page:
                 number = run.data.tags.get(TRIAL_TAG)
-                if number is None:
-                    self._parent = run.info.run_id
+                if run.data.tags.get(LAYOUT_TAG) != LAYOUT:
+                    # of an earlier version: what has other names and values cannot be continued
+                    client.delete_run(run.info.run_id)
+                elif number is None:
+                    parent = run
                 else:
                     self._adopt(client, int(number), run)
             token = page.token
             if not token:
-                return
+                return parent
 
     def _adopt(self, client: "MlflowClient", number: int, run: Any) -> None:
         """Continue the run of an earlier process: what it holds is not written again."""
@@ -311,62 +319,47 @@ class Mirror:
         if ended and state == self._states.get(number):
             self._closed[number] = state
             return
+        if run.data.params:
+            self._with_params.add(number)
+        if any(name.startswith(TUNED) for name in run.data.metrics):
+            self._with_tuned.add(number)
         history = client.get_metric_history(run_id, self._search.best_metric)
         self._written[number] = max((metric.step for metric in history), default=0)
         client.update_run(run_id, status="RUNNING")
 
-    def _create(self, client: "MlflowClient", name: str, tags: dict[str, str]) -> str:
-        all_tags = {RUN_TAG: self._uid, "d3tune.run_name": self._name, **tags}
-        run = client.create_run(self._experiment, run_name=name, tags=all_tags)
-        run_id: str = run.info.run_id
-        return run_id
+    def _create(self, client: "MlflowClient", trial: FrozenTrial) -> str:
+        tags = child_tags(self._run, trial.number, self._parent)
+        name = child_name(self._search, trial.number)
+        run = client.create_run(self._experiment, _milliseconds(trial.datetime_start), tags, name)
+        return str(run.info.run_id)
 
     def _write_trial(self, trial: FrozenTrial) -> None:
-        client = self._opened()
-        if trial.number not in self._children:
-            if "config" not in trial.user_attrs and trial.state == TrialState.RUNNING:
+        client, number = self._opened(), trial.number
+        if number not in self._children:
+            if CONFIG_ATTR not in trial.user_attrs and trial.state == TrialState.RUNNING:
                 return
-            tags = {TRIAL_TAG: str(trial.number), PARENT_TAG: self._parent}
-            name = f"{self._search.backbone}-t{trial.number:03d}"
-            self._children[trial.number] = self._create(client, name, tags)
-        run_id = self._children[trial.number]
+            self._children[number] = self._create(client, trial)
+        run_id = self._children[number]
         reports = reports_of(trial)
-        fresh = [report for report in reports if report.update > self._written.get(trial.number, 0)]
-        best = [best_report(reports[: reports.index(report) + 1]).value for report in fresh]
-        rows = [
-            (key, value, report.update)
-            for report, so_far in zip(fresh, best, strict=True)
-            for key, value in {**mirrored_metrics(report), self._search.best_metric: so_far}.items()
-        ]
-        params = {} if trial.number in self._with_params else trial_params(trial)
+        # first, so that a batch that is cut short has them
+        rows = [] if number in self._with_tuned else [(key, value, 0) for key, value in tuned_metrics(trial).items()]
+        for index, report in enumerate(reports):
+            if report.update > self._written.get(number, 0):
+                shown = trial_metrics(self._search, report, best_report(reports[: index + 1]))
+                rows += [(key, value, report.update) for key, value in shown.items()]
+        params = {} if number in self._with_params else trial_params(trial)
         ended = trial.state != TrialState.RUNNING
-        tags = {STATE_TAG: trial.state.name} if ended else {}
-        if "failure" in trial.user_attrs:
-            tags["d3tune.failure"] = trial.user_attrs["failure"]
-        log_run(client, run_id, rows, params, tags)
-        self._with_params.add(trial.number)
+        log_run(client, run_id, rows, params, trial_end_tags(trial) if ended else {})
+        self._with_params.add(number)
+        self._with_tuned.add(number)
         # a study that lost its last record is behind MLflow until it has made that again
-        self._written[trial.number] = max(self._written.get(trial.number, 0), *(r.update for r in reports), 0)
+        self._written[number] = max(self._written.get(number, 0), *(r.update for r in reports), 0)
         if ended:
             # last: a later process takes a run with the tag and this status for finished
-            client.set_terminated(run_id, STATUS[trial.state])
-            self._closed[trial.number] = trial.state.name
+            client.set_terminated(run_id, STATUS[trial.state], _milliseconds(trial.datetime_complete))
+            self._closed[number] = trial.state.name
 
 
-def mirrored_metrics(report: Report) -> dict[str, float]:
-    """What MLflow shows of a report: of each head H alone, of the best head everything, losses and diagnostics.
-
-    The rest stays in the study: every value costs MLflow some 50 µs, and its pages drown in a metric a head and kind.
-    """
-    return {
-        name: value for name, value in report.metrics.items() if name.count("/") < 2 or name.rpartition("/")[2] == "H"
-    }
-
-
-def trial_params(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial's configuration, with log10 of what is searched on a log scale: MLflow's parallel axes are linear."""
-    params = dict(trial.user_attrs.get("config", {}))
-    for name, distribution in trial.distributions.items():
-        if getattr(distribution, "log", False) and name in trial.params:
-            params[f"log10_{name}"] = round(math.log10(trial.params[name]), 4)
-    return params
+def _milliseconds(when: datetime | None) -> int | None:
+    """As MLflow counts time; None is now."""
+    return None if when is None else int(when.timestamp() * 1000)

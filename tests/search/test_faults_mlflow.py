@@ -50,8 +50,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mirror that tries again soon and gives up early, of a store that does not wait for 20 s where it is locked."""
     finish, text = Mirror.finish, sqlalchemy.sql.text
 
-    def soon(self: Mirror, state: str, metrics: Any, artifacts: Any = (), patience: float = 1.0) -> str | None:
-        return finish(self, state, metrics, artifacts, min(patience, 1.0))
+    def soon(
+        self: Mirror, state: str, metrics: Any, artifacts: Any = (), patience: float = 1.0, tags: Any = None
+    ) -> str | None:
+        return finish(self, state, metrics, artifacts, min(patience, 1.0), tags)
 
     monkeypatch.setattr(Mirror, "finish", soon)
     monkeypatch.setattr(sqlalchemy.sql, "text", lambda words: text(words.replace("busy_timeout = 20000", BUSY)))

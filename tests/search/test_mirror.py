@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from d3tune.config import SearchConfig
-from d3tune.search import tracking
+from d3tune.search import shown, tracking
 from d3tune.search.batches import METRICS_PER_BATCH
 from d3tune.search.executor import StopSignal
 from d3tune.search.mirrored import mirror_faults
@@ -27,6 +27,7 @@ MakeReport = Callable[[int, float], Report]
 STEPS = (10, 20, 30, 40)
 SEARCH = SearchConfig(dataset="toy", dataset_hash="0", semantics="att10", features="res101", backbone="gan")
 UID = "0123"
+RUN = RunDirectory(Path("run"), UID, "run", "", SEARCH, Path("toy"), {})
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def mirror(store: str, ledger: Ledger) -> Mirror:
     """As a process that has just started makes it."""
-    return Mirror(store, ledger, SEARCH, UID, "run")
+    return Mirror(store, ledger, RUN)
 
 
 def train(ledger: Ledger, reports: list[Report], complete: bool = True) -> int:
@@ -58,23 +59,22 @@ def train(ledger: Ledger, reports: list[Report], complete: bool = True) -> int:
 
 
 def faults(store: str, ledger: Ledger, settled: bool = True) -> list[str]:
-    run = RunDirectory(Path("run"), UID, "run", "", SEARCH, Path("toy"), {})
-    return [str(fault) for fault in mirror_faults(store, run, ledger.trials(), settled=settled, closed=True)]
+    return [str(fault) for fault in mirror_faults(store, RUN, ledger.trials(), settled=settled, closed=True)]
 
 
 def runs(store: str) -> list[Any]:
     client = MlflowClient(store)
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    return list(client.search_runs(ids, f"tags.`{tracking.RUN_TAG}` = '{UID}'", max_results=1000))
+    return list(client.search_runs(ids, f"tags.`{shown.RUN_TAG}` = '{UID}'", max_results=1000))
 
 
 def child(store: str, number: int) -> Any:
-    (found,) = (run for run in runs(store) if run.data.tags.get(tracking.TRIAL_TAG) == str(number))
+    (found,) = (run for run in runs(store) if run.data.tags.get(shown.TRIAL_TAG) == str(number))
     return found
 
 
 def parent(store: str) -> Any:
-    (found,) = (run for run in runs(store) if tracking.TRIAL_TAG not in run.data.tags)
+    (found,) = (run for run in runs(store) if shown.TRIAL_TAG not in run.data.tags)
     return found
 
 
@@ -203,7 +203,7 @@ def test_a_run_that_goes_on_is_running_again(store: str, open_ledger: Open, repo
     number = train(ledger, [report(10, 0.5)], complete=False)
     assert mirror(store, ledger).finish("interrupted", {}) is None
     assert [child(store, number).info.status, parent(store).info.status] == ["KILLED", "KILLED"]
-    assert child(store, number).data.tags[tracking.STATE_TAG] == "INTERRUPTED"
+    assert child(store, number).data.tags[shown.STATE_TAG] == "INTERRUPTED"
     again = open_ledger(pruner="none")
     mirror(store, again).sync()
     assert [child(store, number).info.status, parent(store).info.status] == ["RUNNING", "RUNNING"]

@@ -137,12 +137,11 @@ def test_mlflow_names_no_validation_and_no_test_number(both: Both) -> None:
     parent, children = mlflow_runs(both.published.run)
     assert len(children) == 2
     for child in children:
-        assert prefixes(child.data.metrics) == {"published", "loss"}
+        assert prefixes(child.data.metrics) == {"published", "train", "tuned"}
         assert {"published/H", "published/best_H", "published/AUSUC"} <= child.data.metrics.keys()
     assert prefixes(parent.data.metrics) == {"published", "trials"}
     assert {"published/H", "published/H_sd"} <= parent.data.metrics.keys()
     assert parent.data.params["search.protocol"] == "published"
-    assert "published%2Fbest_H" in both.published.link
 
 
 def test_best_yaml_names_no_validation_number(both: Both) -> None:
@@ -351,7 +350,7 @@ def test_validation_run_is_as_without_the_other(
             assert prefixes(report.metrics) == {"val", "loss"}
     parent, children = mlflow_runs(alone.run)
     assert prefixes(parent.data.metrics) == {"val", "test", "trials"}
-    assert all(prefixes(child.data.metrics) == {"val", "loss"} for child in children)
+    assert all(prefixes(child.data.metrics) == {"val", "train", "tuned"} for child in children)
 
 
 def test_protocols_are_two_searches(both: Both) -> None:

@@ -75,13 +75,16 @@ def assert_equal_values(run: RunDirectory) -> Store:
         assert child.data.tags["mlflow.parentRunId"] == store.parents[0].info.run_id
         assert child.info.run_name == f"gan-t{trial.number:03d}"
         assert child.info.status == STATUS[trial.state]
-        for key in ("val/H", "val/U", "loss/critic"):
-            assert store.history(child, key) == {r.update: pytest.approx(r.metrics[key], rel=1e-12) for r in reports}
+        for key, shown in (("val/H", "val/H"), ("val/U", "val/U"), ("loss/critic", "train/critic")):
+            assert store.history(child, shown) == {r.update: pytest.approx(r.metrics[key], rel=1e-5) for r in reports}
         assert store.history(child, "val/best_H") == {
-            step: pytest.approx(value, rel=1e-12) for step, value in trial.intermediate_values.items()
+            step: pytest.approx(value, rel=1e-5) for step, value in trial.intermediate_values.items()
         }
         for name, value in trial.user_attrs["config"].items():
-            assert child.data.params[name] == str(value)
+            if isinstance(value, float):
+                assert float(child.data.params[name]) == pytest.approx(value, rel=5e-4)
+            elif isinstance(value, int | str) and not isinstance(value, bool):
+                assert child.data.params[name] == str(value)
     return store
 
 
