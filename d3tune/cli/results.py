@@ -100,9 +100,17 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command(epilog=examples("d3tune ui --port 5001"))
-def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000, tracking_uri: TrackingUri = None) -> None:
-    """Serve the MLflow pages of the store on this machine alone."""
-    from d3tune.results.ui import serve
+@app.command(epilog=examples("d3tune ui --port 5001 --no-browser"))
+def ui(
+    run: Annotated[
+        str | None,
+        typer.Argument(help="Whose trials to show first; else the last search's.", autocompletion=names.runs),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    tracking_uri: TrackingUri = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the addresses alone.")] = False,
+) -> None:
+    """Show MLflow's pages of the searches, served on this machine alone where the store is no server."""
+    from d3tune.results.ui import show
 
-    serve(port, tracking_uri)
+    show(run, port, tracking_uri, not no_browser, put, say)

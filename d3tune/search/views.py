@@ -5,7 +5,7 @@ JSON object with a name and, as text, the state of the page. ``viewStateShareKey
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,13 +13,14 @@ from urllib.parse import quote
 
 from d3tune.config import metric_prefix
 from d3tune.search.run import RunDirectory
-from d3tune.search.shown import CONFIGURATION_TAG, KIND_TAG, RUN_TAG, SEARCH, STATE_TAG, TRIAL, parent_name
-from d3tune.space import Space
+from d3tune.search.shown import CONFIGURATION_TAG, KIND_TAG, RUN_TAG, SEARCH, STATE_TAG, TRIAL, TUNED, parent_name
+from d3tune.space import Parameter, Space
 
 TAG = "mlflow.sharedViewState."
 SEARCHES_KEY = "d3tune-searches"
 NAME_COLUMN = "attributes.`Run Name`"
 NAME_WIDTH = 160
+SECTION = "d3tune"
 # of a view that is no search's
 BEGINNING = 1_700_000_000_000
 
@@ -53,12 +54,13 @@ def trials_view(run: RunDirectory, space: Space) -> View:
     prefix = metric_prefix(search.protocol)
     metrics = dict.fromkeys([search.best_metric, *(f"{prefix}/best_{name}" for name in ("H", "U", "S"))])
     columns = [f"metrics.`{name}`" for name in metrics]
-    columns += [f"params.`{name}`" for name in space.parameters]
     columns.append(f"tags.`{STATE_TAG}`")
+    columns += [f"params.`{name}`" for name in space.parameters]
     chosen = f"tags.`{RUN_TAG}` = '{run.uid}' and tags.{KIND_TAG} = '{TRIAL}'"
     created = int(datetime.fromisoformat(run.created).timestamp() * 1000) if run.created else BEGINNING
     name = f"{parent_name(search)} {run.uid[:4]}: trials"
-    return View(trials_key(run.uid), _value(name, created, chosen, columns[0], columns))
+    charts = _parallel([*_axes(space), search.best_metric])
+    return View(trials_key(run.uid), _value(name, created, chosen, columns, charts))
 
 
 def searches_view() -> View:
@@ -67,7 +69,7 @@ def searches_view() -> View:
     columns = [f"metrics.`{name}`" for name in names]
     columns += [f"tags.`{name}`" for name in ("backbone", "protocol", STATE_TAG, CONFIGURATION_TAG)]
     chosen = f"tags.{KIND_TAG} = '{SEARCH}'"
-    return View(SEARCHES_KEY, _value("all searches", BEGINNING, chosen, columns[0], columns))
+    return View(SEARCHES_KEY, _value("all searches", BEGINNING, chosen, columns))
 
 
 def view_link(experiment: str, key: str) -> str:
@@ -87,10 +89,36 @@ def compare_link(experiments: Sequence[str]) -> str:
     return "#/compare-experiments/s?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
 
 
-def _value(name: str, created: int, chosen: str, order: str, columns: Sequence[str]) -> str:
+def _axes(space: Space) -> list[str]:
+    """Names of `tuned_metrics` that every trial of a space has: a trial that lacks an axis has no line."""
+    numbers = {
+        name: parameter
+        for name, parameter in space.parameters.items()
+        if not parameter.off and not parameter.conditions() and _is_numeric(parameter)
+    }
+    return [f"{TUNED}log10_{name}" if parameter.log else f"{TUNED}{name}" for name, parameter in numbers.items()]
+
+
+def _is_numeric(parameter: Parameter) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in parameter.choices or ())
+
+
+def _parallel(axes: Sequence[str]) -> dict[str, Any]:
+    """The chart view begins with parallel coordinates; MLflow adds a chart a metric below."""
+    section = {"uuid": SECTION, "name": "search", "display": True, "isReordered": False}
+    chart = {"uuid": f"{SECTION}-parallel", "type": "PARALLEL", "metricSectionId": SECTION, "runsCountToCompare": 100}
+    chart |= {"selectedParams": [], "selectedMetrics": list(axes), "showAllRuns": True}
+    flags = {"deleted": False, "isGenerated": False}
+    return {"compareRunSections": [{**section, **flags}], "compareRunCharts": [{**chart, **flags}]}
+
+
+def _value(
+    name: str, created: int, chosen: str, columns: Sequence[str], charts: Mapping[str, Any] | None = None
+) -> str:
+    """A view ordered by its first column, the largest first."""
     state: dict[str, Any] = {
         "searchFilter": chosen,
-        "orderByKey": order,
+        "orderByKey": columns[0],
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -100,6 +128,7 @@ def _value(name: str, created: int, chosen: str, order: str, columns: Sequence[s
         # as listed, not by kind and alphabet
         "columnOrder": [NAME_COLUMN, *columns],
         "columnWidths": {NAME_COLUMN: NAME_WIDTH},
+        **(charts or {}),
     }
     text = json.dumps(state, separators=(",", ":"))
     return json.dumps({"name": name, "createdAt": created, "updatedAt": created, "state": text})
