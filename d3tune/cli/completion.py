@@ -23,7 +23,7 @@ def _shells() -> list[str]:
 @app.command(epilog=examples(*(f"d3tune completion {shell}" for shell in SHELLS), note=NOTE))
 def completion(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.", autocompletion=_shells)]) -> None:
     """Print the script that makes a shell complete commands, options and names."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     one_of("completion", shell, SHELLS)
     put(get_completion_script(prog_name=NAME, complete_var=ASKED, shell=shell))

@@ -58,7 +58,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")
     command = typer.main.get_command(app)
     if ASKED in os.environ:
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     try:
