@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d3tune.cli.measuring import Concurrency, ExecutorName, Output, Seeds, Shown, carried_out, check_output, deliver
-from d3tune.cli.options import DataDir, Json, examples
+from d3tune.cli.options import MINE, DataDir, Json, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import say
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @app.command(
     epilog=examples(
-        "d3tune compare mine hanzi.yaml --seeds 3 --format markdown -o comparison.md",
-        note="The run 'mine' and the file hanzi.yaml are what the examples of d3tune search and d3tune export make.",
+        "d3tune compare mine other.yaml --seeds 3 --format markdown -o comparison.md",
+        note=f"{MINE} The file other.yaml is yours: another configuration of the same data.",
     )
 )
 def compare(

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+import yaml
 
 from d3tune.cli import app
 
@@ -77,7 +78,11 @@ def budget(words: list[str], tiny: tuple[str, ...]) -> list[str]:
 
 @pytest.fixture
 def ready(searched: Path) -> Path:
-    """The current folder, where those of ``search`` and ``export`` were run, with the file of one's own of another."""
+    """The current folder, where those of ``search`` and ``export`` were run, with the files of one's own of others."""
+    other = yaml.safe_load((searched / "best.yaml").read_text("utf-8"))
+    other = {key: other[key] for key in ("dataset", "backbone", "config")}
+    other["config"]["generator_lr"] *= 2
+    (searched / "other.yaml").write_text(yaml.safe_dump(other), "utf-8")
     generator = np.random.default_rng(0)
     np.savez(
         searched / "flowers.npz",
