@@ -69,11 +69,11 @@ def program() -> Callable[..., Ended]:
 def one_search(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> tuple[Path, Path]:
     """A home and a folder in which ``d3tune search … --run-dir mine`` and ``d3tune export mine -o best.yaml`` were run.
 
-    The search is of one small trial, with baselines; a copy of the run is in the home, where the leaderboard looks.
+    The search is of one small trial; a copy of the run is in the home, where the leaderboard looks.
     """
     home, work = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
     shutil.copy(mlflow_template, home / "mlflow.db")
-    budget = ("--executor", "local", "--trials", "1", "--confirm-seeds", "1", "--baselines")
+    budget = ("--executor", "local", "--trials", "1", "--confirm-seeds", "1")
     search = ("search", "--dataset", "hanzi", "--run-dir", "mine", *budget, *TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("D3TUNE_HOME", str(home))

@@ -84,7 +84,7 @@ def test_a_schema_takes_nothing_else(printed: Printed, d3tune: Command) -> None:
 
 
 def test_of_a_search_and_what_follows_it(printed: Printed, searched: Path, tiny: tuple[str, ...]) -> None:
-    again = printed("search", *SEARCH[1:], *tiny, "--run-dir", "mine", "--confirm-seeds", "1")
+    again = printed("search", *SEARCH[1:], *tiny, "--run-dir", "mine", "--confirm-seeds", "1", "--baselines")
     assert again["path"] == str(searched / "mine")
     assert [row["name"] for row in again["baselines"]] == ["gaussian", "ESZSL"]
     assert again["test"]["H"]["sd"] is None
