@@ -178,8 +178,9 @@ def test_a_comparison_that_was_stopped_goes_on(write: Write) -> None:
 
 
 def test_the_difference_is_a_minus_b(write: Write) -> None:
-    a, b = write("a.yaml"), write("b.yaml", embed_dim=8)
+    a, b = write("a.yaml"), write("b.yaml", feature_scaling="standard")
     forth, back = compared(a, b), compared(b, a)
+    assert forth.differences["H"].mean != 0
     for name in METRICS:
         assert forth.differences[name].mean == pytest.approx(
             forth.a.test.mean(name) - forth.b.test.mean(name), abs=1e-12
@@ -350,7 +351,7 @@ def test_a_side_that_diverges_is_named(write: Write) -> None:
 
 
 def test_the_tables_say_the_same(write: Write, tmp_path: Path) -> None:
-    comparison = compared(write("a_50%.yaml"), write("b.yaml", embed_dim=8))
+    comparison = compared(write("a_50%.yaml"), write("b.yaml", feature_scaling="standard"))
     table = comparison_table(comparison)
     plain, markdown, latex = noted_text(table), noted_markdown(table), noted_latex(table)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
