@@ -41,7 +41,7 @@ def leaderboard_rows(say: Callable[[str], None] | None = None) -> list[dict[str,
     best: dict[tuple[str, ...], dict[str, Any]] = {}
     of: dict[tuple[str, ...], dict[str, Any]] = {}
     for summary in summaries(say):
-        row = _row(summary)
+        row = summary_row(summary)
         if row is None:
             continue
         key = _key(row, row["protocol"])
@@ -66,7 +66,7 @@ def best_run(dataset: str, backbone: str) -> str | None:
     candidates = [
         (row["val_H"], summary["path"])
         for summary in summaries()
-        if (row := _row(summary)) is not None
+        if (row := summary_row(summary)) is not None
         and row["dataset"] in (dataset, f"{dataset}/0")
         and row["backbone"] == backbone
         and row["protocol"] == "test"
@@ -89,7 +89,7 @@ def _selected_by(row: dict[str, Any]) -> float:
     return float(row["test_H"] if row["val_H"] is None else row["val_H"])
 
 
-def _row(summary: dict[str, Any]) -> dict[str, Any] | None:
+def summary_row(summary: dict[str, Any]) -> dict[str, Any] | None:
     """The row of a confirmed run; None of one that is not confirmed, or whose summary is damaged."""
     test, selection = summary["test"], summary["selection"]
     try:

@@ -71,21 +71,21 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of plain cells with a caption; the first column heads its rows."""
-    names = "".join(f'<th scope="col">{_html(name)}</th>' for name in head)
+    names = "".join(f'<th scope="col">{html_text(name)}</th>' for name in head)
     lines = [
-        f'<tr><th scope="row">{_html(first)}</th>{"".join(f"<td>{_html(cell)}</td>" for cell in cells)}</tr>'
+        f'<tr><th scope="row">{html_text(first)}</th>{"".join(f"<td>{html_text(cell)}</td>" for cell in cells)}</tr>'
         for first, *cells in rows
     ]
     body = "\n".join(lines)
     return (
-        f"<table>\n<caption>{_html(caption)}</caption>\n<thead><tr>{names}</tr></thead>\n"
+        f"<table>\n<caption>{html_text(caption)}</caption>\n<thead><tr>{names}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody>\n</table>"
     )
 
 
 def html_paragraph(text: str) -> str:
     """A paragraph of plain text."""
-    return f"<p>{_html(text)}</p>"
+    return f"<p>{html_text(text)}</p>"
 
 
 def html_page(title: str, parts: Sequence[str]) -> str:
@@ -95,7 +95,7 @@ def html_page(title: str, parts: Sequence[str]) -> str:
         title: plain text.
         parts: HTML, from `html_table` and `html_paragraph`.
     """
-    name = _html(title)
+    name = html_text(title)
     begin = ["<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">', f"<title>{name}</title>"]
     return "\n".join([*begin, f"<style>{STYLE}</style>", "</head>", "<body>", f"<h1>{name}</h1>", *parts, END])
 
@@ -111,5 +111,6 @@ tbody { border-bottom: 2px solid }
 """
 
 
-def _html(text: str) -> str:
+def html_text(text: str) -> str:
+    """A text as HTML shows it, also in an attribute."""
     return html.escape(plain(text))

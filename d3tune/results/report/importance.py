@@ -1,0 +1,73 @@
+"""How much each hyper-parameter mattered, as Optuna's default evaluator says."""
+
+import warnings
+from collections.abc import Sequence
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from d3tune.results.report.figure import Drawn
+from d3tune.results.report.material import Material
+from d3tune.results.report.style import BLUE, figure
+from d3tune.words import plural
+
+# PED-ANOVA compares the best tenth with all: of fewer there is no tenth
+FEWEST = 10
+MOST_SHOWN = 25
+
+
+def importance(material: Material) -> Drawn:
+    """Bars of the importances, the largest above."""
+    name, title = "importance", "Importance of hyper-parameters"
+    complete = [trial for trial in material.frozen if trial.state == TrialState.COMPLETE]
+    reason = _refused(complete)
+    found = {} if reason else importances(complete)
+    if not reason and not any(found.values()):
+        reason = "The evaluator found no hyper-parameter to matter."
+    if reason:
+        return Drawn(name, title, "", "", None, reason)
+    shown = dict(list(found.items())[:MOST_SHOWN])
+    drawn = figure(0.9 + 0.22 * len(shown))
+    axes = drawn.subplots()
+    bars = axes.barh(range(len(shown)), list(shown.values()), color=BLUE, height=0.7)
+    axes.bar_label(bars, [f"{value:.2f}" for value in shown.values()], padding=3, fontsize=8)
+    axes.set_yticks(range(len(shown)), list(shown))
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel(f"share of the importance of all, for {material.run.search.searched_metric}")
+    caption = (
+        f"Share of each hyper-parameter in the importance of all (they sum to 1) for {material.metric}, by Optuna's "
+        f"default evaluator, PED-ANOVA: how much the best tenth of the {len(complete)} complete trials differs from "
+        "all of them in it. NAME.on is whether a weight is above 0. Rough where the tenth is a few trials."
+    )
+    if len(found) > len(shown):
+        caption += f" The {plural(len(found) - len(shown), 'least important hyper-parameter')} left out."
+    first = ", ".join(f"{key} {value:.2f}" for key, value in list(shown.items())[:3])
+    return Drawn(name, title, caption, f"Bars of importance; the largest: {first}.", drawn)
+
+
+def importances(complete: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Of every hyper-parameter that a trial had, conditional ones too, the largest first; they sum to 1.
+
+    Args:
+        complete: trials of one study.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study = optuna.create_study(direction="maximize")
+        study.add_trials(complete)
+        # Optuna's default, by name, so that another default later says something else only where the caption does
+        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+
+
+def _refused(complete: Sequence[FrozenTrial]) -> str:
+    """Why importances of these trials would say nothing; empty where they would."""
+    if len(complete) < FEWEST:
+        return f"Importances need at least {FEWEST} complete trials; the study has {len(complete)}."
+    if len({trial.value for trial in complete}) == 1:
+        return f"All {len(complete)} complete trials have the same value: nothing made a difference."
+    if not any(trial.params for trial in complete):
+        return "Nothing was searched."
+    return ""
