@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
@@ -34,7 +33,7 @@ def importance(material: Material) -> Drawn:
     bars = axes.barh(range(len(shown)), list(shown.values()), color=BLUE, height=0.7)
     axes.bar_label(bars, [f"{value:.2f}" for value in shown.values()], padding=3, fontsize=8)
     axes.set_yticks(range(len(shown)), list(shown))
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.margins(x=0.1)
     axes.set_xlabel(f"share of the importance of all, for {material.run.search.searched_metric}")
     caption = (
@@ -55,7 +54,8 @@ def importances(complete: Sequence[FrozenTrial]) -> dict[str, float]:
         complete: trials of one study.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+        # the caption says that it is rough
+        warnings.filterwarnings("ignore", "Some regimes for parameter")
         study = optuna.create_study(direction="maximize")
         study.add_trials(complete)
         # Optuna's default, by name, so that another default later says something else only where the caption does

@@ -21,7 +21,7 @@ table { border-collapse: collapse; margin: 0 0 1.5em; font-size: .93em; font-var
 caption { text-align: left; font-weight: bold; padding: .4em 0 }
 th, td { text-align: left; padding: .2em .8em .2em 0; font-weight: normal; vertical-align: top }
 tbody th { white-space: nowrap }
-td { overflow-wrap: anywhere }
+td { overflow-wrap: break-word }
 thead { border-top: 2px solid; border-bottom: 1px solid }
 tbody { border-bottom: 2px solid }
 figure { margin: 1.5em 0 2.5em }
@@ -35,6 +35,7 @@ figcaption, .missing { font-size: .93em; max-width: 52em }
   figure, table { break-inside: avoid }
   h2, h3 { break-after: avoid }
   .wide { overflow: visible }
+  table { font-size: 8pt }
 }
 """
 
@@ -77,7 +78,10 @@ def rendered(drawn: Drawn, name: str) -> Rendered:
     """Make a figure's bytes; under `style.styled`."""
     if drawn.figure is None:
         return Rendered(drawn, name)
-    return Rendered(drawn, name, png(drawn.figure), svg(drawn.figure))
+    vector = svg(drawn.figure)
+    # it is laid out now, which takes as long as drawing it
+    drawn.figure.set_layout_engine("none")
+    return Rendered(drawn, name, png(drawn.figure), vector)
 
 
 def run_section(material: Material, figures: Sequence[Rendered], name: str) -> Section:
@@ -109,12 +113,12 @@ def report_page(title: str, sections: Sequence[Section]) -> str:
 
 
 def _contents(sections: Sequence[Section]) -> str:
-    links = [
-        f'<li><a href="#{place}">{html_text(title)}</a></li>'
-        for section in sections
-        for place, title in ((section.name, section.title), *((f.name, f.drawn.title) for f in section.figures))
-    ]
-    return "<nav>\n<ul>\n" + "\n".join(links) + "\n</ul>\n</nav>"
+    """Links to the sections, and to the figures of a page that is about one run."""
+    places = [(section.name, section.title) for section in sections]
+    if len(sections) == 1:
+        places += [(figure.name, figure.drawn.title) for figure in sections[0].figures]
+    links = "\n".join(f'<li><a href="#{place}">{html_text(title)}</a></li>' for place, title in places)
+    return f"<nav>\n<ul>\n{links}\n</ul>\n</nav>"
 
 
 def _section(section: Section) -> str:

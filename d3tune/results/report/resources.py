@@ -104,7 +104,16 @@ def timeline(material: Material) -> Drawn:
     axes = drawn.subplots()
     for (trial, start, end), row in zip(spans, rows, strict=True):
         left, width = (start - first).total_seconds() / unit, (end - start).total_seconds() / unit
-        axes.barh(row, width, left=left, height=0.8, edgecolor=BLACK, linewidth=0.5, **BARS[trial.state])
+        axes.barh(
+            row,
+            width,
+            left=left,
+            height=0.8,
+            edgecolor=BLACK,
+            linewidth=0.5,
+            rasterized=len(spans) > DENSE,
+            **BARS[trial.state],
+        )
         if width * unit > length / 40:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
             axes.text(left + width / 2, row, str(trial.number), ha="center", va="center", fontsize=6.5, bbox=box)

@@ -13,7 +13,7 @@ from d3tune.results.report.marks import mark_winner, scale_x
 from d3tune.results.report.material import Material, Tried
 from d3tune.results.report.nearness import distance
 from d3tune.results.report.scales import Scale
-from d3tune.results.report.style import BLACK, figure, legend_below
+from d3tune.results.report.style import BLACK, DENSE, figure, legend_below
 from d3tune.words import plural
 
 COLUMNS = 3
@@ -71,7 +71,8 @@ def _panel(axes: Axes, material: Material, scale: Scale, others: list[Tried]) ->
     points.sort()
     alike, x, y = ([point[k] for point in points] for k in range(3))
     sizes = [8 + 40 * value**2 for value in alike]
-    axes.scatter(x, y, s=sizes, c=alike, cmap=COLOURS, vmin=0, vmax=1, edgecolors=BLACK, linewidths=0.4)
+    cloud = axes.scatter(x, y, s=sizes, c=alike, cmap=COLOURS, vmin=0, vmax=1, edgecolors=BLACK, linewidths=0.4)
+    cloud.set_rasterized(len(x) > DENSE)
     handles = mark_winner(axes, material, place)
     scale_x(axes, scale)
     axes.tick_params(labelsize=7)

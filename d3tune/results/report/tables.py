@@ -129,7 +129,7 @@ def _confirmation(material: Material, row: Mapping[str, Any]) -> str:
             "of what a new test would give."
         )
     return (
-        f"Confirmation: retrained on the validation protocol with {seeds} that no trial had; their mean curve fixed "
+        f"Confirmation: retrained on the validation protocol with {seeds} that no trial had; the mean curve fixed "
         f"{selection.get('updates', '?')} updates and the {selection.get('head', '?')} head, the median over seeds the "
         "offset of the seen classes' scores. Then trained on all of trainval and tested once a seed: no choice was "
         "made on test rows."

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
+from typing import Any
 
 from matplotlib.axes import Axes
 from scipy.stats import t
@@ -11,7 +12,7 @@ from scipy.stats import t
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import wrapped
 from d3tune.results.report.material import Material
-from d3tune.results.report.style import BLACK, BLUE, GREY, VERMILLION, figure
+from d3tune.results.report.style import BLACK, BLUE, DENSE, GREY, VERMILLION, figure
 from d3tune.search.ablate import TERMS
 
 CONFIDENCE = 0.95
@@ -56,6 +57,8 @@ def terms(material: Material) -> Drawn:
             _draw(axes, place, group)
         axes.set_xticks(range(len(found)), [_label(group) for group in found], fontsize=7.5)
         axes.set_xlim(-0.6, len(found) - 0.4)
+        limits = [group.limit for group in found if group.limit is not None]
+        axes.set_xlabel(f"low: up to {limits[0]:.2g}" if limits else "", fontsize=7.5)
         axes.set_title(f"{TERMS[key]}\n{key}", fontsize=8)
     # the interval of two values may be many times as wide as all values
     panels[0].set_ylim(*_around([value for found in groups.values() for group in found for value in group.values]))
@@ -95,9 +98,11 @@ def _draw(axes: Axes, place: int, group: Group) -> None:
     colour, marker = LOOKS[group.name]
     # equal values are spread to be seen, the same way every time
     spread = [place - 0.22 + 0.14 * ((k * 7) % 5) / 4 for k in range(len(group.values))]
-    axes.plot(spread, group.values, marker, color=colour, markersize=3.5, fillstyle="none", alpha=0.8)
+    look: dict[str, Any] = {"color": colour, "markersize": 3.5, "fillstyle": "none", "alpha": 0.8}
+    axes.plot(spread, group.values, marker, rasterized=len(spread) > DENSE, **look)
     mean, half = fmean(group.values), group.half_width
-    axes.errorbar([place + 0.15], [mean], [half or 0.0], fmt=marker, color=colour, markeredgecolor=BLACK, capsize=4)
+    bar = None if half is None else [half]
+    axes.errorbar([place + 0.15], [mean], bar, fmt=marker, color=colour, markeredgecolor=BLACK, capsize=4)
 
 
 def _around(values: Sequence[float]) -> tuple[float, float]:
@@ -107,8 +112,7 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _label(group: Group) -> str:
-    limit = "" if group.limit is None else f"\n{'≤' if group.name == LOW else '>'} {group.limit:.2g}"
-    return f"{group.name}{limit}\nn = {len(group.values)}"
+    return f"{group.name}\nn = {len(group.values)}"
 
 
 def _reason(material: Material) -> str:
