@@ -5,14 +5,18 @@ from typing import Annotated
 
 import typer
 
-from d3tune.cli.options import Json
+from d3tune.cli import names
+from d3tune.cli.options import MINE, Json, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import put, say
 
 
-@app.command(epilog="Example: d3tune report hanzi-0-gan-s0-dc6949 -o report")
+@app.command(epilog=examples("d3tune report mine", "d3tune report mine -o report", note=MINE))
 def report(
-    runs: Annotated[list[str], typer.Argument(help="Directories or names of runs; several are compared.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Directories or names of runs; several are compared.", autocompletion=names.runs),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder; of one run RUN/report, of several in $D3TUNE_HOME/reports."),

@@ -109,6 +109,19 @@ def test_of_an_ablation(printed: Printed, searched: Path) -> None:
     assert none["difference"]["low"] is None
 
 
+def test_of_a_comparison_and_a_report(printed: Printed, searched: Path) -> None:
+    document = read_yaml(searched / "best.yaml")
+    document["config"] |= {"generator_lr": 2 * document["config"]["generator_lr"]}
+    del document["selection"]
+    Path("other.yaml").write_text(dump_yaml(document), encoding="utf-8")
+    compared = printed("compare", "mine", "other.yaml", "--seeds", "1", *LOCAL)
+    assert [compared[side]["name"] for side in "ab"] == ["mine", "other.yaml"]
+    assert compared["a"]["trial"] == 0
+    written = printed("report", "mine")
+    assert written["page"] == str(searched / "mine" / "report" / "index.html")
+    assert {figure["png"] is None for figure in written["figures"]} == {True, False}
+
+
 def test_of_a_search_that_confirms_nothing(printed: Printed, with_store: Path, tiny: tuple[str, ...]) -> None:
     found = printed("search", *SEARCH[1:], *tiny, "--confirm-seeds", "0")
     assert found["winner"]["trial"] == 0

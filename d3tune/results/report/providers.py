@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from d3tune.errors import D3TuneError
 from d3tune.results.report.figure import Drawn
+from d3tune.results.report.winner import winner_figures
 from d3tune.search.run import RunDirectory
 
 Provider = Callable[[RunDirectory], list[Drawn]]
 
-PROVIDERS: tuple[Provider, ...] = ()
+PROVIDERS: tuple[Provider, ...] = (winner_figures,)
 
 
 def provided(run: RunDirectory) -> list[Drawn]:
