@@ -21,9 +21,13 @@ import pytest
 from d3tune.results.browser import can_open
 from d3tune.results.pages import address_of
 from d3tune.search.executor.processes import descendants, left_of, processes
+from d3tune.search.invariants import find_faults
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory, open_run
 from d3tune.search.study import read_trials, reports_of
+
+# MLflow on SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 PROGRAM = (sys.executable, "-c", "from d3tune.cli import main; main()")
 PATIENCE = 240.0
@@ -38,6 +42,7 @@ return [...document.querySelectorAll('.ag-row .ag-cell')].map(
   cell => [
     Number(cell.closest('.ag-row').getAttribute('row-index')), cell.getAttribute('col-id'), cell.innerText.trim()])
 """
+TEXT = "return document.body.innerText"
 NAME = "attributes.`Run Name`"
 
 
@@ -99,23 +104,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ui")
 
 
-@pytest.fixture(scope="module")
-def run(place: Path) -> RunDirectory:
-    """A small search, in a home of its own."""
-    home = place / "home"
+def search(place: Path, folder: str, dataset: str, **more: str) -> RunDirectory:
+    """A small search, in a process of its own."""
     fixed = {"updates": 40, "evaluations": 4, "hidden_dim": 32, "embed_dim": 32, "teacher_epochs": 2, "head_epochs": 2}
     pairs = [("--set", f"{key}={value}") for key, value in {**fixed, "n_synthetic_final": 5}.items()]
     settings = [word for pair in pairs for word in pair]
-    command = ["search", "--dataset", "hanzi", "--executor", "local", "--trials", str(TRIALS), "--confirm-seeds", "1"]
+    command = ["search", "--dataset", dataset, "--executor", "local", "--trials", str(TRIALS), "--confirm-seeds", "1"]
     end = subprocess.run(
-        [*PROGRAM, *command, "--run-dir", str(place / "run"), *settings],
+        [*PROGRAM, *command, "--run-dir", str(place / folder), *settings],
         capture_output=True,
         text=True,
         cwd=place,
-        env=environment(home),
+        env=environment(place / "home", **more),
     )
     assert end.returncode == 0, end.stderr
-    return open_run(str(place / "run"))
+    return open_run(str(place / folder))
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> RunDirectory:
+    """A small search in a home of the module's own."""
+    return search(place, "run", "hanzi")
 
 
 @dataclass
@@ -304,12 +313,17 @@ def table(browser: Browser, rows: int) -> list[dict[str, str]]:
     return list(until(shown, f"a table of {rows} rows"))
 
 
+def name_in(row: dict[str, str]) -> str:
+    """The run's name, behind the colour and the pin of its row."""
+    return row[NAME].splitlines()[-1]
+
+
 def test_the_first_page_is_the_table_of_trials_best_first(browser: Browser, served: Served, run: RunDirectory) -> None:
     browser.open(served.lines[0].partition(": ")[2])
     rows = table(browser, TRIALS)
     trials = read_trials(run.journal)
     best = {f"gan-t{trial.number:03d}": best_report(reports_of(trial)) for trial in trials}
-    names = [row[NAME].splitlines()[0] for row in rows]
+    names = [name_in(row) for row in rows]
     assert names == sorted(best, key=lambda name: -best[name].value)
     metrics = [f"metrics.`val/best_{name}`" for name in "HUS"]
     tuned = [f"params.`{name}`" for name in run.space["parameters"]]
@@ -329,7 +343,7 @@ def test_the_first_page_is_the_table_of_trials_best_first(browser: Browser, serv
 def test_the_second_page_is_the_table_of_searches(browser: Browser, served: Served, run: RunDirectory) -> None:
     browser.open(served.lines[1].partition(": ")[2])
     (row,) = table(browser, 1)
-    assert row[NAME].splitlines()[0] == "gan-s0"
+    assert name_in(row) == "gan-s0"
     summary = run.read_summary()
     assert summary is not None
     assert float(row["metrics.`test/H`"]) == pytest.approx(summary["test"]["H"]["mean"])
@@ -339,8 +353,25 @@ def test_the_second_page_is_the_table_of_searches(browser: Browser, served: Serv
 
 def test_the_list_of_experiments_says_the_best_of_each_backbone(browser: Browser, served: Served) -> None:
     browser.open(served.lines[2].partition(": ")[2])
-    text = until(lambda: "d3tune/hanzi-0" in (shown := browser.run("return document.body.innerText")) and shown, "it")
-    assert "test H 0." in text
+    until(lambda: "gan: test H 0." in browser.run(TEXT), "the result of gan")
+    assert "d3tune/hanzi-0" in browser.run(TEXT)
+
+
+def test_a_search_that_writes_to_a_server_is_shown_there_too(browser: Browser, served: Served, place: Path) -> None:
+    other = search(place, "other", "hanzi/1", MLFLOW_TRACKING_URI=served.address)
+    assert find_faults(other, served.address) == []
+    end = subprocess.run(
+        [*PROGRAM, "ui", "--tracking-uri", served.address],
+        capture_output=True,
+        text=True,
+        env=environment(place / "home"),
+    )
+    names = ["trials of gan-s0 on hanzi-1", "searches on hanzi-1", "searches on all datasets", "all datasets"]
+    assert [line.partition(": ")[0] for line in end.stdout.splitlines()] == names
+    browser.open(end.stdout.splitlines()[2].partition(": ")[2])
+    assert [name_in(row) for row in table(browser, 2)] == ["gan-s0", "gan-s0"]
+    browser.open(end.stdout.splitlines()[0].partition(": ")[2])
+    assert len(table(browser, TRIALS)) == TRIALS
 
 
 def test_ctrl_c_ends_every_process(run: RunDirectory, place: Path) -> None:
