@@ -15,17 +15,17 @@ from d3tune.search.shown import (
     KIND_TAG,
     NOTE_TAG,
     SEARCH,
-    best_line,
     confirmed_metric,
     dataset_entry,
     experiment_name,
     parent_name,
     parent_tags,
+    result_words,
+    results_tag,
     short,
 )
 from d3tune.search.views import searches_view, trials_view
 from d3tune.space import Space
-from d3tune.words import TEST_SELECTED
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -97,18 +97,25 @@ def attach(client: "MlflowClient", run_id: str, path: Path) -> None:
 
 
 def note_best(client: "MlflowClient", experiment: str, search: SearchConfig) -> None:
-    """Say in the list of experiments, by a tag with the backbone's name, what its best confirmed search reached.
+    """Say in the list of experiments, by one tag, what each backbone's best confirmed search reached on the test.
 
     Searches are ranked by validation; test-selected ones have a tag of their own and rank by what they claim.
+
+    Args:
+        client: of the store.
+        experiment: its id.
+        search: one that has just ended.
     """
-    order = confirmed_metric(search)
-    chosen = f"tags.{KIND_TAG} = '{SEARCH}' and tags.backbone = '{search.backbone}'"
-    chosen += f" and tags.protocol = '{search.protocol}' and metrics.`{order}` >= 0"
-    found = client.search_runs([experiment], chosen, max_results=1, order_by=[f"metrics.`{order}` DESC"])
-    line = best_line(found[0].data.metrics, search) if found else None
-    key = search.backbone if search.protocol == "validation" else f"{search.backbone} ({TEST_SELECTED})"
-    if line is not None and client.get_experiment(experiment).tags.get(key) != line:
-        client.set_experiment_tag(experiment, key, line)
+    chosen = f"tags.{KIND_TAG} = '{SEARCH}' and tags.protocol = '{search.protocol}'"
+    order = [f"metrics.`{confirmed_metric(search)}` DESC"]
+    best: dict[str, str] = {}
+    for run in client.search_runs([experiment], chosen, max_results=1000, order_by=order):
+        backbone, words = run.data.tags["backbone"], result_words(run.data.metrics, search)
+        if words is not None:
+            best.setdefault(backbone, f"{backbone} {words}")
+    key, value = results_tag(search), ", ".join(best.values())
+    if value and client.get_experiment(experiment).tags.get(key) != value:
+        client.set_experiment_tag(experiment, key, value)
 
 
 def _leads_out(item: Path, folder: Path) -> bool:

@@ -244,23 +244,26 @@ def confirmed_metric(search: SearchConfig) -> str:
     return f"{metric_prefix(search.protocol)}/H_confirmed"
 
 
-def best_line(metrics: Mapping[str, float], search: SearchConfig) -> str | None:
-    """A search's result in a few words, e.g. ``test H 0.812 ± 0.003, val H 0.829``, for the list of experiments.
+def results_tag(search: SearchConfig) -> str:
+    """The experiment's tag that holds the results of all backbones."""
+    return "test H" if search.protocol == "validation" else f"published H ({TEST_SELECTED})"
+
+
+def result_words(metrics: Mapping[str, float], search: SearchConfig) -> str | None:
+    """A search's test result in a few words, e.g. ``0.812 ± 0.003``.
 
     Args:
         metrics: the parent's.
-        search: a search of the same protocol.
+        search: one of the same protocol.
 
     Returns:
-        None where the test is not written yet.
+        None where it is not confirmed.
     """
-    validated = search.protocol == "validation"
-    name = "test" if validated else "published"
-    if f"{name}/H" not in metrics:
+    name = "test" if search.protocol == "validation" else "published"
+    if confirmed_metric(search) not in metrics or f"{name}/H" not in metrics:
         return None
     sd = metrics.get(f"{name}/H_sd")
-    line = f"{name} H {metrics[f'{name}/H']:.3f}" + ("" if sd is None else f" ± {sd:.3f}")
-    return f"{line}, val H {metrics[confirmed_metric(search)]:.3f}" if validated else f"{line}, {TEST_SELECTED}"
+    return f"{metrics[f'{name}/H']:.3f}" + ("" if sd is None else f" ± {sd:.3f}")
 
 
 def _accuracies(search: SearchConfig, report: Report, of: str) -> dict[str, float]:

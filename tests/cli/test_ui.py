@@ -353,7 +353,7 @@ def test_the_second_page_is_the_table_of_searches(browser: Browser, served: Serv
 
 def test_the_list_of_experiments_says_the_best_of_each_backbone(browser: Browser, served: Served) -> None:
     browser.open(served.lines[2].partition(": ")[2])
-    until(lambda: "gan: test H 0." in browser.run(TEXT), "the result of gan")
+    until(lambda: "test H\n: gan 0." in browser.run(TEXT), "the result of gan")
     assert "d3tune/hanzi-0" in browser.run(TEXT)
 
 
