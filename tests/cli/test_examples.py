@@ -1,13 +1,15 @@
 """The examples that end each command's --help are run as they stand, in a home where earlier ones were run.
 
 An example is a line of the help text that begins with at least two blanks and ``d3tune ``, in the block after a line
-that is ``Example:`` or ``Examples:`` alone. The search is one of a single small trial; what would take long gets the
-options of `BUDGET` behind it, of which click takes the last.
+that is ``Example:`` or ``Examples:`` alone; or what stands behind ``Example: `` in one paragraph. What would train for
+long gets the options of `BUDGET` behind it, of which click takes the last, and a search the smallest networks too. A
+run that is named like that of a search without --run-dir is a copy of the one run there is.
 """
 
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,9 +24,9 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-import yaml
 
 from d3tune.cli import app
+from d3tune.yamlfile import dump_yaml, read_yaml
 
 # MLflow on SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -39,7 +41,7 @@ BUDGET: dict[str, tuple[str, ...]] = {
     "ablate": (*LOCAL, "--seeds", "1"),
     "compare": (*LOCAL, "--seeds", "2"),
 }
-EXAMPLE = re.compile(r" {2,}d3tune (.+)")
+DEFAULT_NAME = re.compile(r"hanzi-0-[a-z]+-s0-[0-9a-f]{6}")
 
 
 def helps(group: Any = None, parent: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -53,16 +55,14 @@ def helps(group: Any = None, parent: Any = None, path: tuple[str, ...] = ()) -> 
 
 def examples(text: str) -> list[str]:
     """The examples of a help text, without ``d3tune``."""
-    lines = text.splitlines()
-    begins = [number for number, line in enumerate(lines) if line.strip() in ("Example:", "Examples:")]
     found = []
-    for begin in begins:
-        for line in lines[begin + 1 :]:
-            match = EXAMPLE.fullmatch(line)
-            if match is None:
-                break
-            found.append(match[1])
-    return found
+    for paragraph in re.split(r"\n\s*\n", text):
+        head, *lines = [line.strip() for line in paragraph.strip().splitlines()] or [""]
+        if head in ("Example:", "Examples:"):
+            found += lines
+        elif head.startswith("Example: "):
+            found.append(" ".join([head.removeprefix("Example: "), *lines]))
+    return [line.removeprefix("d3tune ") for line in found if line.startswith("d3tune ")]
 
 
 HELPS = dict(helps())
@@ -77,13 +77,15 @@ def budget(words: list[str], tiny: tuple[str, ...]) -> list[str]:
 
 
 @pytest.fixture
-def ready(searched: Path) -> Path:
+def ready(searched: Path, isolated: Path) -> Path:
     """The current folder, where those of ``search`` and ``export`` were run, with the files of one's own of others."""
-    other = yaml.safe_load((searched / "best.yaml").read_text("utf-8"))
-    other = {key: other[key] for key in ("dataset", "backbone", "config")}
-    other["config"]["generator_lr"] *= 2
-    (searched / "other.yaml").write_text(yaml.safe_dump(other), "utf-8")
+    for name in {word for line in EXAMPLES for word in line.split() if DEFAULT_NAME.fullmatch(word)}:
+        shutil.copytree(searched / "mine", isolated / "runs" / name)
+    best = read_yaml(searched / "best.yaml")
+    other = {**best, "config": {**best["config"], "student_lr": 2 * best["config"]["student_lr"]}}
+    (searched / "other.yaml").write_text(dump_yaml(other), encoding="utf-8")
     generator = np.random.default_rng(0)
+    np.save(searched / "features.npy", generator.random((5, 256), dtype=np.float32))
     np.savez(
         searched / "flowers.npz",
         features=generator.random((80, 8), dtype=np.float32),
@@ -99,9 +101,7 @@ def test_every_help_ends_with_an_example_of_its_own(path: tuple[str, ...]) -> No
     text = HELPS[path]
     found = examples(text)
     assert found, f"d3tune {' '.join(path)} --help shows no example"
-    last = EXAMPLE.fullmatch(text.rstrip().splitlines()[-1])
-    assert last is not None
-    assert last[1] == found[-1]
+    assert " ".join(text.split()).endswith(f"d3tune {found[-1]}")
     assert all(tuple(shlex.split(line)[: len(path)]) == path for line in found)
 
 
