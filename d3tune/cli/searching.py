@@ -173,6 +173,9 @@ def train(
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 5,
     data_dir: DataDir = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result here (YAML).")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="New folder for the first seed's model, for d3tune predict.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Retrain a configuration on trainval and test it once a seed."""
@@ -185,7 +188,7 @@ def train(
 
     if output is not None:
         writable_file(output, "give another -o")
-    trained = retrain(config, seeds, data_dir, InProcessExecutor(), StopSignal(), say)
+    trained = retrain(config, seeds, data_dir, InProcessExecutor(), StopSignal(), say, model)
     if output is not None:
         write_text(output, dump_yaml(trained.document))
     put(trained.document if as_json else train_text(trained))

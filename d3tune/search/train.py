@@ -12,6 +12,7 @@ from d3tune.config import first_fault, validated
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.registry import find_dataset, prepared_path
 from d3tune.errors import UsageError, nearest
+from d3tune.files import writable_directory
 from d3tune.method.generators import load_backbone
 from d3tune.search.confirm import (
     FORMAT,
@@ -22,9 +23,10 @@ from d3tune.search.confirm import (
     evaluate,
     select,
 )
+from d3tune.search.confirmed_model import ModelRequest
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
-from d3tune.words import plural
+from d3tune.words import TEST_SELECTED, plural
 from d3tune.yamlfile import read_yaml
 
 KEYS = {"format", "d3tune", "dataset", "backbone", "config", "selection", "test", "source"}
@@ -69,6 +71,7 @@ def train(
     executor: Executor,
     stop: StopSignal,
     say: Callable[[str], None],
+    model: Path | None = None,
 ) -> Trained:
     """Retrain a configuration file.
 
@@ -79,14 +82,17 @@ def train(
         executor: where to train.
         stop: ends between seeds.
         say: takes one line an event.
+        model: a new folder for the model of the first seed; None keeps none.
 
     Raises:
-        UsageError: the file is wrong, or its dataset is missing or has another content.
+        UsageError: the file is wrong, its dataset is missing or has another content, or there can be no such folder.
     """
     if n_seeds < 1:
         raise UsageError(f"--seeds {n_seeds}: must be at least 1")
     found = read_configuration(path, data_dir)
     job, selection, dataset = found.job, found.selection, found.dataset
+    if model is not None:
+        _refuse_folder(model, selection, path)
     if selection is None:
         say(f"no selection in {path}: fixing updates, head and offset on validation")
         selection = select(job, confirmation_seeds(0, n_seeds), executor, stop)
@@ -104,7 +110,10 @@ def train(
     seeds = [*selection.seeds, *range(last + 1, last + 1 + n_seeds)][:n_seeds]
     budget = f"for {selection.updates} updates" if selection.protocol == "validation" else "for the full budget"
     say(f"training on trainval {budget}, {plural(len(seeds), 'seed')} from {first}")
-    result = evaluate(job, selection, seeds, executor, stop)
+    kept = None if model is None else ModelRequest(model.absolute(), {"file": path.name, **found.source})
+    result = evaluate(job, selection, seeds, executor, stop, model=kept)
+    if model is not None:
+        say(f"wrote {model}" if model.exists() else f"head '{selection.head}' cannot be saved: there is no model")
     identity = {
         "name": dataset.name,
         "content_hash": dataset.content_hash,
@@ -112,6 +121,19 @@ def train(
         "features": dataset.feature_tag,
     }
     return Trained(configuration_document(job, identity, selection, result, found.source), selection, result)
+
+
+def _refuse_folder(folder: Path, selection: Selection | None, path: Path) -> None:
+    """Refuse a folder that is in use, before anything is trained.
+
+    Raises:
+        UsageError: it is, or the configuration is one that the test sets chose.
+    """
+    if selection is not None and selection.protocol == "published":
+        raise UsageError(f"{path}: is {TEST_SELECTED}: nothing was fixed before the test, so there is no model to keep")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--model {folder}: is there already; give a new folder")
+    writable_directory(folder.absolute().parent, "give another --model")
 
 
 def read_configuration(path: Path, data_dir: Path | None) -> Configuration:

@@ -15,6 +15,7 @@ from d3tune.errors import RunError
 from d3tune.method.memory import give_back
 from d3tune.method.trainer import Trainer
 from d3tune.search.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
+from d3tune.search.confirmed_model import ModelRequest, keep_model
 from d3tune.search.jobs import TrainingJob, describe_worker
 from d3tune.search.reports import Report, make_report
 
@@ -138,7 +139,9 @@ def curve(job: TrainingJob) -> list[dict[str, Any]]:
     return reports
 
 
-def evaluate_on_test(job: TrainingJob, updates: int, head: Any, seen_offset: float) -> dict[str, float]:
+def evaluate_on_test(
+    job: TrainingJob, updates: int, head: Any, seen_offset: float, model: ModelRequest | None = None
+) -> dict[str, float]:
     """Train on all of trainval for exactly ``updates`` updates and evaluate the test sets once.
 
     Args:
@@ -146,6 +149,7 @@ def evaluate_on_test(job: TrainingJob, updates: int, head: Any, seen_offset: flo
         updates: s*, fixed by validation.
         head: the head that validation chose.
         seen_offset: δ, fixed by validation.
+        model: where the model is kept; None keeps none.
 
     Returns:
         ``H``, ``U``, ``S``, … of that head, and the diagnostics.
@@ -154,7 +158,10 @@ def evaluate_on_test(job: TrainingJob, updates: int, head: Any, seen_offset: flo
     give_back()
     training.advance(updates)
     evaluation = training.evaluate([head], seen_offset)
-    return {**vars(evaluation.heads[head]), **evaluation.diagnostics}
+    found = {**vars(evaluation.heads[head]), **evaluation.diagnostics}
+    if model is not None:
+        keep_model(model, job, training, head, evaluation.fitted.get(head), seen_offset, found)
+    return found
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
