@@ -104,6 +104,9 @@ class Mirror:
 
     Runs are found by tags before any is created, so a mirror that starts again continues the runs of the one before
     it. It reads the study only; what it misses now it writes at the next `sync`.
+
+    Attributes:
+        further: writes more at the end, given client, experiment and parent run; it may be called again.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class Mirror:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._ending = False
+        self.further: Callable[[MlflowClient, str, str], None] | None = None
 
     @property
     def experiment_name(self) -> str:
@@ -220,6 +224,8 @@ class Mirror:
         log_run(client, self._parent, [(key, value, 0) for key, value in metrics.items()], tags={STATE_TAG: state})
         for path in artifacts:
             client.log_artifact(self._parent, str(path))
+        if self.further is not None:
+            self.further(client, self._experiment, self._parent)
         client.set_terminated(self._parent, PARENT_STATUS[state])
 
     def link(self) -> str:
