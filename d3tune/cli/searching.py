@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from d3tune.cli.options import DataDir, Json, Run, Semantics, TimeLimit, TrackingUri
+from d3tune.cli.options import DataDir, Json, Run, Semantics, TimeLimit, TrackingUri, Verbose
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
 from d3tune.errors import UsageError
@@ -73,6 +73,7 @@ def search(
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; under $D3TUNE_HOME/runs.")] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Go on in --run-dir with this changed space.")] = False,
     tracking_uri: TrackingUri = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Search, confirm the winner and test it once. The same command again goes on where it stopped."""
@@ -82,22 +83,19 @@ def search(
     from d3tune.search.planning import PlanOptions, make_plan
     from d3tune.search.request import Request, prepare_run
 
-    plan = make_plan(
-        PlanOptions(
-            trials=trials,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            concurrency=concurrency,
-            executor=executor,
-            address=address,
-            confirm_seeds=confirm_seeds,
-            baselines=baselines,
-            tracking_uri=tracking_uri,
-            trial_timeout=trial_timeout,
-            keep_weights=keep_weights,
-            compile=compiled,
-        ),
-        time,
+    options = PlanOptions(
+        trials=trials,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        concurrency=concurrency,
+        executor=executor,
+        address=address,
+        confirm_seeds=confirm_seeds,
+        baselines=baselines,
+        tracking_uri=tracking_uri,
+        trial_timeout=trial_timeout,
+        keep_weights=keep_weights,
+        compile=compiled,
     )
     request = Request(
         dataset=dataset,
@@ -117,9 +115,10 @@ def search(
         run_dir=run_dir,
         extend=extend,
     )
+    plan = make_plan(options, time)
     run, new = prepare_run(request, say)
     say(f"run {run.path}" if new else f"going on with run {run.path}")
-    _carry_out(run, plan, as_json)
+    _carry_out(run, plan, as_json, verbose)
 
 
 @app.command()
@@ -142,6 +141,7 @@ def resume(
     keep_weights: Annotated[int | None, typer.Option(help="Of how many of the best trials" + RESUMED)] = None,
     compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="The losses" + RESUMED)] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run: interrupted trials from their checkpoint, finished ones untouched, options as before."""
@@ -164,7 +164,7 @@ def resume(
         "tracking_uri": tracking_uri,
     }
     plan = resumed_plan(opened, given, trials, time, retry_failed)
-    _carry_out(located(opened, data_dir), plan, as_json)
+    _carry_out(located(opened, data_dir), plan, as_json, verbose)
 
 
 @app.command()
@@ -234,15 +234,23 @@ def _list_settings(backbone: str) -> None:
     put(settings_text(load_backbone(backbone).config))
 
 
-def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:
+def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool, verbose: bool) -> None:
+    from d3tune.cli.live import on_screen
     from d3tune.results.text import outcome_text
+    from d3tune.search.chatter import kept
     from d3tune.search.executor import StopSignal
+    from d3tune.search.progress import Progress
     from d3tune.search.search import run_search
 
-    stop = StopSignal()
+    stop, progress = StopSignal(), Progress()
     try:
-        with run.owned(say), draining(stop):
-            outcome = run_search(run, plan, stop, say)
+        with (
+            run.owned(say),
+            on_screen(progress) as tell,
+            kept(run.log, tell if verbose else None),
+            draining(stop, tell=tell),
+        ):
+            outcome = run_search(run, plan, stop, tell, progress=progress)
     except KeyboardInterrupt:
         # while MLflow was being closed
         _stopped(run, plan, stop)

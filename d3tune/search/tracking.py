@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from d3tune.config import SearchConfig
 from d3tune.errors import UsageError, root_cause
 from d3tune.files import home, slug, writable_directory
+from d3tune.search import chatter
 from d3tune.search.batches import log_run
 from d3tune.search.mlflow_file import create_store
 from d3tune.search.reports import Report, best_report
@@ -266,6 +267,7 @@ class Mirror:
             logging.getLogger(name).setLevel(logging.WARNING)
         # else a store that is locked or full prints a traceback at each try; it is told in one line
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        chatter.redirect()
         create_store(self.uri)
         client = MlflowClient(self.uri)
         experiment = client.get_experiment_by_name(self.experiment_name)
