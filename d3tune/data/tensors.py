@@ -115,12 +115,33 @@ def class_semantics(view: ProtocolView, *, center: bool = False, scale: float = 
     if not (math.isfinite(scale) and scale > 0):
         raise UsageError(f"semantics_scale is {scale}; it must be a positive number")
     classes = np.concatenate([view.seen_classes, view.unseen_classes])
-    vectors = view.dataset.semantics[classes].astype(np.float64)
-    if center:
-        vectors -= vectors[: len(view.seen_classes)].mean(axis=0)
-    norms: npt.NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float64] = vectors / np.maximum(norms, 1e-12)
-    return (scale * unit).astype(np.float32)
+    return semantics_scaler(view, center=center, scale=scale).apply(view.dataset.semantics[classes])
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticsScaler:
+    """What a class's semantics go through before a model sees them.
+
+    Attributes:
+        mean: (A,) float64, subtracted.
+        scale: the length of every vector then.
+    """
+
+    mean: npt.NDArray[np.float64]
+    scale: float
+
+    def apply(self, vectors: npt.NDArray[np.float32]) -> Features:
+        """Semantics (C, A) as a dataset has them to (C, A) float32."""
+        centred = vectors.astype(np.float64) - self.mean
+        norms: npt.NDArray[np.float64] = np.linalg.norm(centred, axis=1, keepdims=True)
+        unit: npt.NDArray[np.float64] = centred / np.maximum(norms, 1e-12)
+        return (self.scale * unit).astype(np.float32)
+
+
+def semantics_scaler(view: ProtocolView, *, center: bool = False, scale: float = 1.0) -> SemanticsScaler:
+    """Fit it on a view's seen classes; see ``class_semantics``."""
+    seen = view.dataset.semantics[view.seen_classes].astype(np.float64)
+    return SemanticsScaler(seen.mean(axis=0) if center else np.zeros(seen.shape[1]), scale)
 
 
 def _local_ids(classes: Rows, labels: Rows) -> Rows:

@@ -1,7 +1,6 @@
 """Heads: what classifies among all classes, from real seen and synthetic unseen rows."""
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +8,34 @@ from torch import Tensor, nn
 
 from d3tune.config import D3Config
 from d3tune.method.adam import Adam
-from d3tune.method.closed_form import discriminant, shrunk_factor, within_class_covariance
+from d3tune.method.closed_form import Discriminant, discriminant, shrunk_factor, within_class_covariance
 from d3tune.method.networks import linear
+from d3tune.method.parted import SLOPE
+from d3tune.method.parts import Layer, Map, Part, layers
 
-Head = Callable[[Tensor], Tensor]
-SLOPE = 0.2
+
+@dataclass(frozen=True, eq=False)
+class Prototypes(Part):
+    """scale·cos(x, w_c) with prototypes w_c = mapping(a_c).
+
+    Attributes:
+        scaled: (N, X) scale·w_c/‖w_c‖.
+        mapping: from semantics to prototypes.
+        scale: of the cosine.
+    """
+
+    scaled: Tensor
+    mapping: Map
+    scale: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rows (n, X) to (n, N)."""
+        return F.normalize(x, dim=1) @ self.scaled.T
+
+    def extended(self, semantics: Tensor, means: Map | None = None) -> "Prototypes":
+        """See `Part.extended`: a prototype is a function of its class's semantics."""
+        further = self.scale * F.normalize(self.mapping(semantics), dim=1)
+        return Prototypes(torch.cat([self.scaled, further]), self.mapping, self.scale)
 
 
 @torch.no_grad()
@@ -24,7 +46,7 @@ def train_linear_head(
     config: D3Config,
     rng: torch.Generator,
     logit_shift: Tensor | None = None,
-) -> Head:
+) -> Layer:
     """Fit a linear softmax classifier by cross-entropy (f-CLSWGAN's final classifier, zero-initialised).
 
     Args:
@@ -51,7 +73,7 @@ def train_linear_head(
         weight.grad = error.T @ x_rows
         bias.grad = error.sum(dim=0)
         optimizer.step()
-    return partial(F.linear, weight=weight.detach(), bias=bias.detach())
+    return Layer(weight.detach(), bias.detach())
 
 
 def train_prototype_head(
@@ -61,7 +83,7 @@ def train_prototype_head(
     config: D3Config,
     rng: torch.Generator,
     logit_shift: Tensor | None = None,
-) -> Head:
+) -> Prototypes:
     """Fit prototypes w_c = MLP(a_c) by cross-entropy of scale·cos(x, w_c), as ZLAP does.
 
     A prototype is tied to its class's semantics, so that seen classes teach what unseen ones look like.
@@ -77,11 +99,9 @@ def train_prototype_head(
     Returns:
         The function from rows (m, X) to logits (m, N), cosine × scale.
     """
-    mapping = nn.Sequential(
-        linear(semantics.shape[1], config.prototype_hidden, rng),
-        nn.LeakyReLU(SLOPE),
-        linear(config.prototype_hidden, x.shape[1], rng),
-    ).to(x.device)
+    hidden = linear(semantics.shape[1], config.prototype_hidden, rng)
+    output = linear(config.prototype_hidden, x.shape[1], rng)
+    mapping = nn.Sequential(hidden, nn.LeakyReLU(SLOPE), output).to(x.device)
     optimizer = Adam(list(mapping.parameters()), config.head_lr)
     shift = 0.0 if logit_shift is None else logit_shift
     unit = F.normalize(x, dim=1)
@@ -92,10 +112,10 @@ def train_prototype_head(
         optimizer.step()
     with torch.no_grad():
         prototypes = config.cosine_scale * F.normalize(mapping(semantics), dim=1)
-    return lambda rows: F.normalize(rows, dim=1) @ prototypes.T
+    return Prototypes(prototypes, layers([hidden, output], "leaky_relu"), config.cosine_scale)
 
 
-def lda_head(x: Tensor, y: Tensor, n_seen: int, unseen_means: Tensor, shrinkage: float) -> Head:
+def lda_head(x: Tensor, y: Tensor, n_seen: int, unseen_means: Tensor, shrinkage: float) -> Discriminant:
     """Linear discriminants: one covariance pooled from real rows, unseen class means from synthetic ones.
 
     Args:
@@ -109,8 +129,7 @@ def lda_head(x: Tensor, y: Tensor, n_seen: int, unseen_means: Tensor, shrinkage:
         The function from rows (m, X) to x'Σ⁻¹μ − ½μ'Σ⁻¹μ (m, N).
     """
     means, covariance = within_class_covariance(x.double(), y, n_seen)
-    score = discriminant(torch.cat([means, unseen_means.double()]), shrunk_factor(covariance, shrinkage))
-    return lambda rows: score(rows.double())
+    return discriminant(torch.cat([means, unseen_means.double()]), shrunk_factor(covariance, shrinkage))
 
 
 def logit_adjustment(labels: Tensor, n_classes: int, n_seen: int, config: D3Config) -> Tensor | None:

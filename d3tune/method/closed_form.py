@@ -3,7 +3,7 @@
 Both take seconds, have no seed, and belong beside every searched result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from d3tune.data.tensors import Tensors
 from d3tune.method.metrics import Scores, read_scores
+from d3tune.method.parts import Map, NotExtendableError, Part
 
 Scorer = Callable[[Tensor], Tensor]
 CONSTANT = 1e-6
@@ -50,6 +51,60 @@ class Fitted:
     score: Scorer
 
 
+@dataclass(frozen=True, eq=False)
+class KernelRidge(Part):
+    """Class means as a function of semantics, see `predict_means`.
+
+    Attributes:
+        means: (N_s, D) float64 of the seen classes.
+        semantics: (N_s, A) float64 of the seen classes.
+        kernel: see `GaussianSetting`.
+        gamma: see `GaussianSetting`.
+        ridge: see `GaussianSetting`.
+    """
+
+    means: Tensor
+    semantics: Tensor
+    kernel: Literal["linear", "rbf"]
+    gamma: float
+    ridge: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Semantics (C, A) to class means (C, D) float64."""
+        setting = GaussianSetting(self.kernel, self.gamma, self.ridge, 0.0)
+        return predict_means(self.means, torch.cat([self.semantics, x.double()]), len(self.semantics), setting)
+
+
+@dataclass(frozen=True, eq=False)
+class Discriminant(Part):
+    """x'Σ⁻¹μ − ½μ'Σ⁻¹μ in float64.
+
+    Attributes:
+        weight: (N, D) Σ⁻¹μ of each class.
+        bias: (N,).
+        factor: (D, D) Cholesky factor of Σ, for further classes.
+        means: from semantics to further class means; None where they come from elsewhere.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    factor: Tensor
+    means: Map | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rows (n, D) to (n, N) float64."""
+        return x.double() @ self.weight.T + self.bias
+
+    def extended(self, semantics: Tensor, means: Map | None = None) -> "Discriminant":
+        """See `Part.extended`."""
+        source = self.means or means
+        if source is None:
+            raise NotExtendableError
+        further = discriminant(source(semantics).double(), self.factor)
+        weight, bias = torch.cat([self.weight, further.weight]), torch.cat([self.bias, further.bias])
+        return Discriminant(weight, bias, self.factor, self.means)
+
+
 def fit_gaussian(data: Tensors) -> Iterator[Fitted]:
     """Fit `gaussian` for every setting of its grid; the covariance and its factors are shared.
 
@@ -86,7 +141,7 @@ def fit_eszsl(data: Tensors) -> Iterator[Fitted]:
             yield Fitted(asdict(EszslSetting(10.0**gamma, 10.0**lam)), _linear(weight))
 
 
-def gaussian_scorer(x: Tensor, data: Tensors, setting: GaussianSetting) -> Scorer:
+def gaussian_scorer(x: Tensor, data: Tensors, setting: GaussianSetting) -> Discriminant:
     """`gaussian` of one setting in any space.
 
     Args:
@@ -98,8 +153,10 @@ def gaussian_scorer(x: Tensor, data: Tensors, setting: GaussianSetting) -> Score
         From rows (m, D) float64 to scores of all classes (m, N).
     """
     means, covariance = within_class_covariance(x, data.train_y, data.n_seen)
-    mu = torch.cat([means, predict_means(means, data.semantics.double(), data.n_seen, setting)])
-    return discriminant(mu, shrunk_factor(covariance, setting.shrinkage))
+    semantics = data.semantics.double()
+    mu = torch.cat([means, predict_means(means, semantics, data.n_seen, setting)])
+    of_semantics = KernelRidge(means, semantics[: data.n_seen], setting.kernel, setting.gamma, setting.ridge)
+    return discriminant(mu, shrunk_factor(covariance, setting.shrinkage), of_semantics)
 
 
 def predict_means(means: Tensor, semantics: Tensor, n_seen: int, setting: GaussianSetting) -> Tensor:
@@ -146,6 +203,23 @@ class RidgeAnchor:
         self._center = means.mean(dim=0)
         self._weights: Tensor = torch.linalg.solve(gram + ridge * identity, means - self._center)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was fitted, by name."""
+        weights = self._weights.contiguous()
+        return {"seen": self._seen, "width": self._width, "center": self._center, "weights": weights}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor]) -> "RidgeAnchor":
+        """What `tensors` is of.
+
+        Raises:
+            KeyError: one is missing.
+        """
+        anchor = cls.__new__(cls)
+        anchor._seen, anchor._width = tensors["seen"], tensors["width"]
+        anchor._center, anchor._weights = tensors["center"], tensors["weights"]
+        return anchor
+
     def __call__(self, semantics: Tensor) -> Tensor:
         """Semantics (B, A) to class means (B, X), in their type."""
         distance = torch.cdist(semantics.double(), self._seen)
@@ -191,11 +265,18 @@ def shrunk_factor(covariance: Tensor, shrinkage: float) -> Tensor:
     return factor
 
 
-def discriminant(mu: Tensor, factor: Tensor) -> Scorer:
-    """x'Σ⁻¹μ − ½μ'Σ⁻¹μ for class means μ (N, X) and the Cholesky factor of Σ."""
+def discriminant(mu: Tensor, factor: Tensor, means: Map | None = None) -> Discriminant:
+    """x'Σ⁻¹μ − ½μ'Σ⁻¹μ for class means μ (N, X) and the Cholesky factor of Σ.
+
+    Args:
+        mu: class means.
+        factor: of Σ.
+        means: of further classes, from their semantics.
+    """
     weight = torch.cholesky_solve(mu.T, factor)
     bias = -0.5 * (mu.T * weight).sum(dim=0)
-    return lambda x: x @ weight + bias
+    # as rows, which is how LAPACK leaves them: a layout of its own would give other last bits when it is read again
+    return Discriminant(weight.T.contiguous(), bias, factor, means)
 
 
 def _linear(weight: Tensor) -> Scorer:

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from d3tune.config import TrialConfig
-from d3tune.method.closed_form import GaussianSetting, evaluation_scores, gaussian_scorer
+from d3tune.method.closed_form import GaussianSetting, gaussian_scorer
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.metrics import accuracies
+from d3tune.method.metrics import accuracies, read_scores
 from d3tune.method.state import updates_made
-from d3tune.method.trainer import Evaluation, Trainer
+from d3tune.method.trainer import Evaluation, Trainer, fitted
 
 HEAD = "discriminant"
 
@@ -44,10 +44,11 @@ class Gaussian(Trainer):
         data, config = self.tensors, self.config
         setting = GaussianSetting(config.kernel, config.kernel_gamma, config.ridge, config.shrinkage)
         score = gaussian_scorer(data.train_x.double(), data, setting)
-        scores = evaluation_scores(data, score, config.offset_unit)
+        scores = read_scores(data, score, config.offset_unit)
         self._require_finite(f"a score of head {HEAD}", scores.seen, scores.unseen)
         self._keep_scores(HEAD, scores)
-        return Evaluation(self.update, {HEAD: accuracies(scores, seen_offset)}, self._take_losses())
+        found = {HEAD: accuracies(scores, seen_offset)}
+        return Evaluation(self.update, found, self._take_losses(), fitted=fitted({HEAD: scores}))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The update count: there is nothing else to go on from."""

@@ -1,10 +1,8 @@
 """Reading one trained model by several heads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from d3tune.config import D3Config, Head
 from d3tune.data.tensors import Tensors
@@ -12,10 +10,9 @@ from d3tune.method.classifier import lda_head, logit_adjustment, train_linear_he
 from d3tune.method.closed_form import class_means
 from d3tune.method.metrics import Scores, read_scores
 from d3tune.method.networks import EmbeddingClassifier
+from d3tune.method.parts import Chain, Map, Same
 from d3tune.method.randomness import stream
 from d3tune.method.student import Synthetic
-
-Score = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Spaces:
 
     teacher: EmbeddingClassifier
     student: EmbeddingClassifier
-    backbone: Score
+    backbone: Map
 
 
 class HeadReader:
@@ -53,11 +50,11 @@ class HeadReader:
         with torch.no_grad():
             return read_scores(data, score, self._config.offset_unit)
 
-    def _fitted(self, head: Head, synthetic: Synthetic, spaces: Spaces, rng: torch.Generator) -> Score:
+    def _fitted(self, head: Head, synthetic: Synthetic, spaces: Spaces, rng: torch.Generator) -> Map:
         data, config = self._tensors, self._config
         n_classes = data.n_seen + data.n_unseen
         if head == "student":
-            return lambda x: spaces.student(x)[1]
+            return spaces.student.logit_map()
         if head == "lda":
             means = class_means(synthetic.x, synthetic.y - data.n_seen, data.n_unseen)
             return lda_head(data.train_x, data.train_y, data.n_seen, means, config.lda_shrinkage)
@@ -70,12 +67,12 @@ class HeadReader:
         with torch.no_grad():
             x = torch.cat([embed(data.train_x), embed(synthetic.x)])
         classify = train_linear_head(x, y, n_classes, config, rng, shift)
-        return lambda x: classify(embed(x))
+        return classify if isinstance(embed, Same) else Chain(embed, classify)
 
 
-def _embedding(head: Head, spaces: Spaces) -> Score:
+def _embedding(head: Head, spaces: Spaces) -> Map:
     if head == "teacher_embedding":
-        return spaces.teacher.embed
+        return spaces.teacher.embed_map()
     if head == "student_embedding":
-        return spaces.student.embed
-    return spaces.backbone if head == "backbone_embedding" else lambda x: x
+        return spaces.student.embed_map()
+    return spaces.backbone if head == "backbone_embedding" else Same()

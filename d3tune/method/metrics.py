@@ -5,14 +5,14 @@ subtracted from the scores of all seen classes before the arg max (calibrated st
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from d3tune.data.tensors import Tensors
+from d3tune.method.parts import Divided, Map
 
 SMALLEST_MARGIN_SD = 1e-6
 
@@ -27,6 +27,7 @@ class Scores:
         unseen: (n_u, N) of rows of unseen classes.
         unseen_y: (n_u,) their classes, in [N_s, N).
         n_seen: N_s.
+        score: what gave them: rows (m, X) to (m, N).
     """
 
     seen: Tensor
@@ -34,10 +35,7 @@ class Scores:
     unseen: Tensor
     unseen_y: Tensor
     n_seen: int
-
-    def divided_by(self, unit: Tensor) -> "Scores":
-        """The same scores in another unit; no arg max changes, an offset is then in that unit."""
-        return replace(self, seen=self.seen / unit, unseen=self.unseen / unit)
+    score: Map | None = None
 
 
 @dataclass(frozen=True)
@@ -133,9 +131,7 @@ def seen_unseen_curve(scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
     return _curve(_route(scores))
 
 
-def read_scores(
-    data: Tensors, score: Callable[[Tensor], Tensor], offset_unit: Literal["score", "margin_sd"] = "score"
-) -> Scores:
+def read_scores(data: Tensors, score: Map, offset_unit: Literal["score", "margin_sd"] = "score") -> Scores:
     """A classifier's scores of both evaluation sets.
 
     Args:
@@ -143,17 +139,15 @@ def read_scores(
         score: rows (m, X) to class scores (m, N).
         offset_unit: ``margin_sd`` divides the scores by `margin_sd` of the training rows.
     """
+    if offset_unit == "margin_sd":
+        score = in_margins(score, data)
     seen, unseen = score(data.eval_seen_x), score(data.eval_unseen_x)
-    scores = Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen)
-    return scores if offset_unit == "score" else scores.divided_by(margin_sd(score(data.train_x), data.n_seen))
+    return Scores(seen, data.eval_seen_y, unseen, data.eval_unseen_y, data.n_seen, score)
 
 
-def mean_of(parts: Sequence[Scores]) -> Scores:
-    """The mean of several classifiers' scores of the same rows, in whatever unit each is."""
-    seen, unseen = (
-        torch.stack([getattr(part, name).double() for part in parts]).mean(dim=0) for name in ("seen", "unseen")
-    )
-    return replace(parts[0], seen=seen, unseen=unseen)
+def in_margins(score: Map, data: Tensors) -> Divided:
+    """A classifier's scores divided by `margin_sd` of the training rows; no arg max changes."""
+    return Divided(score, margin_sd(score(data.train_x), data.n_seen))
 
 
 def margin_sd(training_scores: Tensor, n_seen: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from d3tune.method.adam import Adam
+from d3tune.method.parts import Chain, Layer
 
 Activation = Literal["relu", "identity"]
 INIT_SD = 0.02
@@ -61,6 +62,14 @@ class EmbeddingClassifier(nn.Module):
         """Features (B, X) to embeddings (B, E) and logits (B, classes)."""
         z = self.embed(x)
         return z, self.logit_layer(z)
+
+    def embed_map(self) -> Layer:
+        """`embed` as a part of a head; training on changes it."""
+        return Layer(self.embed_layer.weight.detach(), self.embed_layer.bias.detach(), self.activation)
+
+    def logit_map(self) -> Chain:
+        """Features (B, X) to logits (B, classes) as a part of a head; training on changes it."""
+        return Chain(self.embed_map(), Layer(self.logit_layer.weight.detach(), self.logit_layer.bias.detach()))
 
 
 def descend(loss: Tensor, *optimizers: Adam) -> None:

@@ -12,13 +12,14 @@ from d3tune.config import TrialConfig
 from d3tune.data.tensors import Tensors
 from d3tune.method import state
 from d3tune.method.adam import Adam
-from d3tune.method.closed_form import GaussianSetting, Scorer, gaussian_scorer
+from d3tune.method.closed_form import GaussianSetting, gaussian_scorer
 from d3tune.method.generators import BackboneEntry
-from d3tune.method.metrics import Scores, accuracies, auroc, fpr_at_95, mean_of, read_scores
+from d3tune.method.metrics import Scores, accuracies, auroc, fpr_at_95, in_margins, read_scores
+from d3tune.method.parts import Chain, Map, Mean, Same
 from d3tune.method.randomness import stream
 from d3tune.method.rebalanced import RebalancedMSE
-from d3tune.method.regressors import Regressors, dropout_mask
-from d3tune.method.trainer import Evaluation, Trainer
+from d3tune.method.regressors import Cosine, Directions, Regressors, dropout_mask
+from d3tune.method.trainer import Evaluation, Trainer, fitted
 
 Head = Literal["cosine", "discriminant", "combined"]
 
@@ -112,7 +113,7 @@ class Rezsl(Trainer):
         self._keep_ood("largest seen-class score", seen_max, unseen_max)
         diagnostics = {"AUROC": auroc(seen_max, unseen_max), "FPR95": fpr_at_95(seen_max, unseen_max)}
         found = {head: accuracies(scores, seen_offset) for head, scores in read.items()}
-        return Evaluation(self.update, found, losses, diagnostics)
+        return Evaluation(self.update, found, losses, diagnostics, fitted(read))
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `Trainer.state_dict`."""
@@ -130,29 +131,21 @@ class Rezsl(Trainer):
         return {"regressor": self.regressor, "remse": self.remse}
 
     def _scores(self, head: str) -> Scores:
-        data, unit = self.tensors, self.config.offset_unit
+        data, unit, members = self.tensors, self.config.offset_unit, self.regressor.members()
+        cosine = Cosine(members, self._unit_semantics, self.config.cosine_scale)
         if head == "cosine":
-            return read_scores(data, self._cosine, unit)
-        directions = self._discriminant(self._directions, self.config.shrinkage)
+            return read_scores(data, cosine, unit)
+        directions = self._discriminant(Directions(members), self.config.shrinkage)
         if head == "discriminant":
             return read_scores(data, directions, unit)
-        parts = [self._cosine, directions, self._discriminant(lambda x: x, self.config.feature_shrinkage)]
-        return mean_of([read_scores(data, part, "margin_sd") for part in parts])
+        parts = [cosine, directions, self._discriminant(Same(), self.config.feature_shrinkage)]
+        return read_scores(data, Mean(tuple(in_margins(part, data) for part in parts)))
 
-    def _directions(self, x: Tensor) -> Tensor:
-        """Rows (n, X) to all members' a^ of length 1, side by side (n, K·A)."""
-        return F.normalize(self.regressor.predict(x), dim=2).transpose(0, 1).flatten(1)
-
-    def _cosine(self, x: Tensor) -> Tensor:
-        cosines = F.normalize(self.regressor.predict(x), dim=2) @ self._unit_semantics.T
-        return self.config.cosine_scale * cosines.mean(dim=0)
-
-    def _discriminant(self, read: Scorer, shrinkage: float) -> Scorer:
+    def _discriminant(self, read: Map, shrinkage: float) -> Chain:
         """`gaussian` in the space of a map of the features."""
         data, config = self.tensors, self.config
         setting = GaussianSetting("rbf", config.kernel_gamma, config.ridge, shrinkage)
-        score = gaussian_scorer(read(data.train_x).double(), data, setting)
-        return lambda x: score(read(x).double())
+        return Chain(read, gaussian_scorer(read(data.train_x).double(), data, setting))
 
     def _step(self) -> dict[str, Tensor]:
         data, config = self.tensors, self.config

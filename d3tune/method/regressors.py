@@ -1,9 +1,13 @@
 """Networks of one shape trained side by side, each on rows of its own."""
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d3tune.method.networks import scaled_linear
+from d3tune.method.parts import Map, Part
 
 
 class _Layers(nn.Module):
@@ -53,11 +57,69 @@ class Regressors(nn.Module):
         predicted: Tensor = last(x)
         return predicted
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Every member's prediction of the same rows: (B, X) to (K, B, A)."""
-        members = len(self.layers[0].weight)  # type: ignore[arg-type]
-        predicted: Tensor = self(x.expand(members, *x.shape))
-        return predicted
+    def members(self) -> "Members":
+        """The maps as a part of a head; training on changes it."""
+        found = [layer for layer in self.layers if isinstance(layer, _Layers)]
+        return Members(tuple(layer.weight.detach() for layer in found), tuple(layer.bias.detach() for layer in found))
+
+
+@dataclass(frozen=True, eq=False)
+class Members(Part):
+    """Every member's prediction of the same rows.
+
+    Attributes:
+        weights: of each layer, (K, M, D).
+        biases: of each layer, (K, M).
+    """
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rows (n, X) to predictions (K, n, A)."""
+        x = x.expand(len(self.weights[0]), *x.shape)
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias[:, None], torch.relu(x) if index else x, weight.transpose(1, 2))
+        return x
+
+
+@dataclass(frozen=True, eq=False)
+class Directions(Part):
+    """All members' predictions of length 1, side by side.
+
+    Attributes:
+        members: see `Members`.
+    """
+
+    members: Map
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rows (n, X) to (n, K·A)."""
+        return F.normalize(self.members(x), dim=2).transpose(0, 1).flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Cosine(Part):
+    """The members' mean of scale·cos(a^, a_c).
+
+    Attributes:
+        members: see `Members`.
+        unit_semantics: (N, A) of length 1.
+        scale: of the cosine.
+    """
+
+    members: Map
+    unit_semantics: Tensor
+    scale: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rows (n, X) to (n, N)."""
+        cosines = F.normalize(self.members(x), dim=2) @ self.unit_semantics.T
+        return self.scale * cosines.mean(dim=0)
+
+    def extended(self, semantics: Tensor, means: Map | None = None) -> "Cosine":
+        """See `Part.extended`: a class is its semantics."""
+        return Cosine(self.members, torch.cat([self.unit_semantics, F.normalize(semantics, dim=1)]), self.scale)
 
 
 def dropout_mask(shape: tuple[int, ...], share: float, rng: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from d3tune.config import TrialConfig
 from d3tune.data.tensors import Tensors
 from d3tune.method.metrics import Accuracies, Scores
+from d3tune.method.parts import Part
 from d3tune.method.readings import OodScores, Readings
 
 LOSSES_AT_ONCE = 256
@@ -41,17 +42,25 @@ class Evaluation:
         heads: accuracies by head.
         losses: mean of each loss since the evaluation before.
         diagnostics: further measures by name, e.g. ``AUROC``.
+        fitted: what each head scored rows by, in the unit of offsets, where that can be saved; good until training
+            goes on.
     """
 
     update: int
     heads: dict[str, Accuracies]
     losses: dict[str, float] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    fitted: dict[str, Part] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def best_head(self) -> str:
         """The head with the largest H; the first in order where several have it."""
         return max(self.heads, key=lambda head: self.heads[head].H)
+
+
+def fitted(scores: Mapping[str, Scores]) -> dict[str, Part]:
+    """What gave some heads' scores, as `Evaluation` has it."""
+    return {head: found.score for head, found in scores.items() if isinstance(found.score, Part)}
 
 
 class Trainer(ABC):

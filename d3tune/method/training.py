@@ -21,7 +21,7 @@ from d3tune.method.networks import EmbeddingClassifier, descend
 from d3tune.method.randomness import stream
 from d3tune.method.student import StudentSide, Synthetic
 from d3tune.method.teacher import TeacherTable, held_out_scores, teacher_table, train_teacher
-from d3tune.method.trainer import Evaluation, Trainer
+from d3tune.method.trainer import Evaluation, Trainer, fitted
 
 
 class Training(Trainer):
@@ -78,13 +78,13 @@ class Training(Trainer):
         """See `Trainer.evaluate`."""
         losses = self._take_losses()
         synthetic = self.synthesise(self.config.n_synthetic_final, "evaluation")
-        results = {}
+        results, read = {}, {}
         for head in heads or self.config.offered_heads:
             scores = self._reader.scores(cast(Head, head), synthetic, self._spaces(), self.update)
             self._require_finite(f"a score of head {head}", scores.seen, scores.unseen)
             self._keep_scores(head, scores)
-            results[head] = accuracies(scores, seen_offset)
-        return Evaluation(self.update, results, losses, self._diagnostics(synthetic))
+            results[head], read[head] = accuracies(scores, seen_offset), scores
+        return Evaluation(self.update, results, losses, self._diagnostics(synthetic), fitted(read))
 
     @torch.no_grad()
     def synthesise(self, n_per_class: int, purpose: str) -> Synthetic:
@@ -122,7 +122,7 @@ class Training(Trainer):
         return {**shared, **self.backbone.own_optimizers()}
 
     def _spaces(self) -> Spaces:
-        return Spaces(self.teacher, self.student.student, self.backbone.head_features)
+        return Spaces(self.teacher, self.student.student, self.backbone.head_map())
 
     def _train_teacher(self, name: str) -> EmbeddingClassifier:
         data = self.tensors

@@ -13,6 +13,7 @@ from d3tune.config import D3Config
 from d3tune.method.adam import Adam
 from d3tune.method.networks import EmbeddingClassifier, linear
 from d3tune.method.parted import SLOPE, Rows, affine, parted_linear, rows_of
+from d3tune.method.parts import Map, Same
 
 OutputActivation = Literal["auto", "sigmoid", "relu", "linear"]
 
@@ -184,9 +185,16 @@ class Backbone(nn.Module, ABC, Generic[C]):
         """Samples for the heads, where those may be drawn better than `sample`'s; by default the same."""
         return self.sample(noise, semantics)
 
+    def head_map(self) -> Map:
+        """From features (B, X) to the backbone's own space (B, D), read by head ``backbone_embedding``; by default x.
+
+        Made of parts, a model that reads this space can be saved; see `d3tune.method.parts`.
+        """
+        return Same() if type(self).head_features is Backbone.head_features else self.head_features
+
     def head_features(self, x: Tensor) -> Tensor:
-        """Features (B, X) in the backbone's own space (B, D), read by head ``backbone_embedding``; by default x."""
-        return x
+        """What `head_map` makes of x."""
+        return self.head_map()(x)
 
     def after_update(self) -> None:
         """What follows the optimiser's step, e.g. averaging weights; by default nothing."""

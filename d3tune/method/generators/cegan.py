@@ -10,6 +10,7 @@ from d3tune.method.generators.base import Batch, Drawn
 from d3tune.method.generators.gan import AdversarialBackbone, GanConfig, Losses
 from d3tune.method.networks import linear
 from d3tune.method.parted import SLOPE, linear_parts
+from d3tune.method.parts import Layer
 
 
 class CeganConfig(GanConfig):
@@ -115,10 +116,10 @@ class Cegan(AdversarialBackbone[CeganConfig]):
         total = self.config.instance_weight * instance + self.config.class_weight * by_class
         return total, {"fake_instance_contrast": instance.detach(), "fake_class_contrast": by_class.detach()}
 
-    def head_features(self, x: Tensor) -> Tensor:
+    def head_map(self) -> Layer:
         """h: the space that CE-GZSL classifies in."""
-        h: Tensor = self.embedding(x)[0]
-        return h
+        layer = self.embedding.embed
+        return Layer(layer.weight.detach(), layer.bias.detach(), "relu")
 
     def _class_contrast(self, h: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of F([h; a_c])/τ over the seen classes."""

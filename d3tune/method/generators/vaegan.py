@@ -11,6 +11,7 @@ from d3tune.method.generators.gan import AdversarialBackbone, GanConfig, Losses
 from d3tune.method.generators.vae import Encoder, kl_to_standard_normal
 from d3tune.method.networks import linear
 from d3tune.method.parted import SLOPE
+from d3tune.method.parts import Beside, Layer
 from d3tune.method.rebalanced import RebalancedMSE
 
 
@@ -88,9 +89,10 @@ class Vaegan(AdversarialBackbone[VaeganConfig]):
         parts = {"reconstruction": reconstruction.detach(), "kl": kl.detach(), "fake_remse": remse.detach()}
         return config.vae_weight * vae + config.remse_weight * remse, parts
 
-    def head_features(self, x: Tensor) -> Tensor:
+    def head_map(self) -> Beside:
         """X joined by the decoder's hidden layer, as TF-VAEGAN feeds its classifier."""
-        return torch.cat([x, self.decoder.features(x)], dim=1)
+        layer = self.decoder.hidden
+        return Beside(Layer(layer.weight.detach(), layer.bias.detach(), "leaky_relu"))
 
 
 BACKBONE = BackboneEntry(config=VaeganConfig, build=Vaegan)
