@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,36 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise _of(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary folder beside ``path`` and put it in the place of what is there.
+
+    A reader sees the old folder, the new one, or for a moment none, but never a part of one.
+
+    Raises:
+        OSError: it cannot; it names ``path``.
+    """
+    for left in path.parent.glob(f".{path.name}.*"):
+        if re.fullmatch(r"[0-9a-f]{12}(\.old)?", left.name.removeprefix(f".{path.name}.")):
+            # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    token = secrets.token_hex(6)
+    temporary, old = (path.with_name(f".{path.name}.{token}{end}") for end in ("", ".old"))
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for file in [*temporary.iterdir(), temporary]:
+            sync(file)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    except OSError as error:
+        raise _of(path, error) from None
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
     sync(path.parent)
 
 

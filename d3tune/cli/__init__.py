@@ -1,6 +1,17 @@
 """The command line: parse, call, print. Heavy imports happen inside commands, so that --help is instant."""
 
-from d3tune.cli import ablating, comparing, completion, datasets, reporting, results, searching
+from d3tune.cli import ablating, comparing, completion, datasets, predicting, reporting, results, searching
 from d3tune.cli.program import app, main
 
-__all__ = ["ablating", "app", "comparing", "completion", "datasets", "main", "reporting", "results", "searching"]
+__all__ = [
+    "ablating",
+    "app",
+    "comparing",
+    "completion",
+    "datasets",
+    "main",
+    "predicting",
+    "reporting",
+    "results",
+    "searching",
+]

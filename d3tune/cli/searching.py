@@ -197,6 +197,9 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the result here (YAML, or .json).")
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="New folder for the first seed's model, for d3tune predict.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Retrain a configuration on trainval and test it once a seed."""
@@ -209,7 +212,7 @@ def train(
 
     if output is not None:
         writable_file(output, "give another -o")
-    trained = retrain(config, seeds, data_dir, InProcessExecutor(), StopSignal(), say)
+    trained = retrain(config, seeds, data_dir, InProcessExecutor(), StopSignal(), say, model)
     if output is not None:
         write_text(output, document_text(trained.document, output))
     put(trained.document if as_json else train_text(trained))

@@ -12,6 +12,7 @@ from d3tune.data.prepared import open_prepared
 from d3tune.files import parse_json, write_json
 from d3tune.method.analysis import Analysis, analyse
 from d3tune.method.readings import Readings
+from d3tune.search.confirmed_model import ModelRequest
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.run import RunDirectory
@@ -119,6 +120,7 @@ def tested(
     updates: int,
     head: str,
     seen_offset: float,
+    model: ModelRequest | None = None,
 ) -> tuple[dict[str, float], dict[str, Any] | None]:
     """A test and, where it is analysed, what `ANALYSIS_FILE` shall hold of it.
 
@@ -129,11 +131,12 @@ def tested(
         updates: see `evaluate_on_test`.
         head: see `evaluate_on_test`.
         seen_offset: see `evaluate_on_test`.
+        model: see `evaluate_on_test`.
     """
     if not analysed:
-        return function(job, updates, head, seen_offset), None
+        return function(job, updates, head, seen_offset, model), None
     readings = Readings()
-    test = function(job, updates, head, seen_offset, readings)
+    test = function(job, updates, head, seen_offset, model, readings)
     return test, record(job, updates, head, seen_offset, test, readings).model_dump(mode="json")
 
 

@@ -20,6 +20,7 @@ from d3tune.errors import D3TuneError, UsageError
 from d3tune.files import parse_json, write_json
 from d3tune.method.trainer import DivergedError
 from d3tune.search.analysis import Analysing
+from d3tune.search.confirmed_model import ModelRequest, publish
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report, best_report
@@ -157,6 +158,7 @@ def evaluate(
     store: Path | None = None,
     earlier: Path | None = None,
     analysis: Path | None = None,
+    model: ModelRequest | None = None,
 ) -> TestResult:
     """Train on all of trainval for s* updates and evaluate the test sets once, for each seed.
 
@@ -169,6 +171,7 @@ def evaluate(
         store: see `select`.
         earlier: see `select`.
         analysis: where one of the first seed's test is written, of a protocol that has a test.
+        model: where the first seed's model is kept; under ``published`` there is none.
 
     Returns:
         One row a seed; under ``published`` each seed's best test epoch instead, as most public code reports.
@@ -178,7 +181,14 @@ def evaluate(
     jobs = [(_with_seed(job, seed), selection.updates, selection.head, selection.seen_offset) for seed in seeds]
     names = [f"test-seed-{seed}" for seed in seeds]
     executor = executor if analysis is None else Analysing(executor, analysis, seeds[0])
-    rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier)
+    if model is None:
+        rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier)
+        return TestResult(tuple(seeds), tuple(rows))
+    model = replace(model, key=_key(evaluate_on_test, jobs[0]))
+    # trained again where its result is there and its model is not
+    further = {} if model.settled else {0: (model,)}
+    rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier, further)
+    publish(model)
     return TestResult(tuple(seeds), tuple(rows))
 
 
@@ -260,15 +270,27 @@ def _stored_map(
     stop: StopSignal,
     store: Path | None,
     earlier: Path | None,
+    further: Mapping[int, tuple[Any, ...]] | None = None,
 ) -> list[Any]:
     """`Executor.map` that keeps each result in a JSON file and does not compute a stored one again.
 
     A file holds the key of what it is the result of: the job, its arguments and the version. Another key, or a damaged
     file, is computed again.
 
+    Args:
+        function: of an item.
+        items: its arguments.
+        names: of their files.
+        executor: where.
+        stop: ends between items.
+        store: directory of the files; None keeps nothing.
+        earlier: see `select`.
+        further: arguments of some items that leave their results as they are; such an item is computed in any case.
+
     Raises:
         ConfirmationDivergedError: a training diverged.
     """
+    further = further or {}
     keys = [_key(function, item) for item in items]
     results: dict[int, Any] = {}
     if store is not None:
@@ -278,7 +300,7 @@ def _stored_map(
             value = None if place is None else _stored(place / f"{name}.json", keys[index])
             if value is not None:
                 results[index] = value
-    missing = [index for index in range(len(items)) if index not in results]
+    missing = [index for index in range(len(items)) if index not in results or index in further]
 
     def keep(position: int, value: Any) -> None:
         index = missing[position]
@@ -287,7 +309,7 @@ def _stored_map(
             write_json(store / f"{names[index]}.json", {"key": keys[index], "value": value})
 
     try:
-        executor.map(function, [items[index] for index in missing], stop, keep)
+        executor.map(function, [(*items[index], *further.get(index, ())) for index in missing], stop, keep)
     except DivergedError as error:
         raise ConfirmationDivergedError(str(error)) from None
     return [results[index] for index in range(len(items))]

@@ -75,6 +75,11 @@ class RunDirectory:
         return self.path / "best.yaml"
 
     @property
+    def model(self) -> Path:
+        """The folder of its model, once it is confirmed."""
+        return self.path / "model"
+
+    @property
     def resume_command(self) -> str:
         """What goes on with it, as a shell takes it."""
         return f"d3tune resume {quote(str(self.path))}"

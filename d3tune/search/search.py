@@ -25,6 +25,7 @@ from d3tune.search.confirm import (
     evaluate,
     select,
 )
+from d3tune.search.confirmed_model import ModelRequest
 from d3tune.search.doubles import remove_doubles
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.choice import open_executor
@@ -372,9 +373,13 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)
-    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store, analysis=store / ANALYSIS_FILE)
     searched = {"searched_metric": run.search.searched_metric, "searched_value": trial.value}
     source = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
+    model = ModelRequest(store / "model", source, place=run.model)
+    analysis = store / ANALYSIS_FILE
+    outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store, analysis=analysis, model=model)
+    if outcome.test.protocol == "test" and not run.model.exists():
+        say(f"backbone '{run.search.backbone}': its head '{outcome.selection.head}' cannot be saved: there is no model")
     document = configuration_document(job, dataset_identity(run), outcome.selection, outcome.test, source)
     write_text(run.best, dump_yaml(document))
 

@@ -16,6 +16,7 @@ from d3tune.method.memory import give_back
 from d3tune.method.readings import Readings
 from d3tune.method.trainer import Trainer
 from d3tune.search.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
+from d3tune.search.confirmed_model import ModelRequest, keep_model
 from d3tune.search.jobs import TrainingJob, describe_worker
 from d3tune.search.reports import Report, make_report
 
@@ -140,7 +141,12 @@ def curve(job: TrainingJob) -> list[dict[str, Any]]:
 
 
 def evaluate_on_test(
-    job: TrainingJob, updates: int, head: Any, seen_offset: float, readings: Readings | None = None
+    job: TrainingJob,
+    updates: int,
+    head: Any,
+    seen_offset: float,
+    model: ModelRequest | None = None,
+    readings: Readings | None = None,
 ) -> dict[str, float]:
     """Train on all of trainval for exactly ``updates`` updates and evaluate the test sets once.
 
@@ -149,6 +155,7 @@ def evaluate_on_test(
         updates: s*, fixed by validation.
         head: the head that validation chose.
         seen_offset: δ, fixed by validation.
+        model: where the model is kept; None keeps none.
         readings: takes what the evaluation reads.
 
     Returns:
@@ -159,7 +166,10 @@ def evaluate_on_test(
     training.advance(updates)
     training.readings = readings
     evaluation = training.evaluate([head], seen_offset)
-    return {**vars(evaluation.heads[head]), **evaluation.diagnostics}
+    found = {**vars(evaluation.heads[head]), **evaluation.diagnostics}
+    if model is not None:
+        keep_model(model, job, training, head, evaluation.fitted.get(head), seen_offset, found)
+    return found
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

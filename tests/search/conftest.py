@@ -1,6 +1,7 @@
 """Small searches: a home of its own for each test, tiny hyper-parameters, a toy dataset as a pair of files."""
 
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import scipy.io
 
 from d3tune.config import Resources, SearchConfig
+from d3tune.data.prepared import open_prepared
 from d3tune.method.generators import load_backbone
 from d3tune.search.executor import StopSignal, inprocess
 from d3tune.search.invariants import run_faults
@@ -261,3 +263,43 @@ def write_toy() -> Callable[..., Path]:
         return parent
 
     return write
+
+
+@pytest.fixture(scope="session")
+def shared_model(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any], mlflow_template: Path) -> Outcome:
+    """A small search whose winner is confirmed with two seeds; only to be read."""
+    home = tmp_path_factory.mktemp("model") / "home"
+    home.mkdir()
+    shutil.copy(mlflow_template, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("D3TUNE_HOME", str(home))
+        settings = tuple(f"{key}={value}" for key, value in {**tiny, "heads": "[softmax]"}.items())
+        run, _ = prepare_run(Request("hanzi", "gan", settings=settings))
+        plan = Plan(2, None, Resources(executor="local"), 2, False, default_uri())
+        with run.owned():
+            return run_search(run, plan, StopSignal(), lambda line: None)
+
+
+@pytest.fixture
+def with_model(shared_model: Outcome, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    """That search, in its own home."""
+    monkeypatch.setenv("D3TUNE_HOME", str(shared_model.run.path.parents[1]))
+    return shared_model
+
+
+@pytest.fixture
+def run_copy(with_model: Outcome, tmp_path: Path) -> RunDirectory:
+    """A copy of the run at a place of its own."""
+    shutil.copytree(with_model.run.path, tmp_path / "copy")
+    place = json.loads((tmp_path / "copy" / "plan.json").read_text(encoding="utf-8"))
+    (tmp_path / "copy" / "plan.json").write_text(json.dumps({**place, "place": str(tmp_path / "copy")}), "utf-8")
+    return replace(with_model.run, path=tmp_path / "copy", name="copy")
+
+
+@pytest.fixture
+def features(with_model: Outcome, tmp_path: Path) -> Path:
+    """The features of both test sets."""
+    dataset = open_prepared(with_model.run.dataset_path)
+    rows = np.concatenate([dataset.test_seen, dataset.test_unseen])
+    np.save(tmp_path / "features.npy", dataset.features[rows])
+    return tmp_path / "features.npy"
