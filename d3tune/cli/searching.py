@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from d3tune.cli import names
-from d3tune.cli.options import BEST, MINE, DataDir, Json, Run, Semantics, TimeLimit, TrackingUri, examples
+from d3tune.cli.options import BEST, MINE, DataDir, Json, Register, Run, Semantics, TimeLimit, TrackingUri, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
 from d3tune.errors import UsageError
@@ -95,6 +95,7 @@ def search(
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; under $D3TUNE_HOME/runs.")] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Go on in --run-dir with this changed space.")] = False,
     tracking_uri: TrackingUri = None,
+    register: Register = None,
     as_json: Json = False,
 ) -> None:
     """Search, confirm the winner and test it once. The same command again goes on where it stopped."""
@@ -118,6 +119,7 @@ def search(
             trial_timeout=trial_timeout,
             keep_weights=keep_weights,
             compile=compiled,
+            register_as=register,
         ),
         time,
     )
@@ -164,6 +166,7 @@ def resume(
     keep_weights: Annotated[int | None, typer.Option(help="Of how many of the best trials" + RESUMED)] = None,
     compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="The losses" + RESUMED)] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None,
+    register: Register = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a run: interrupted trials from their checkpoint, finished ones untouched, options as before."""
@@ -184,6 +187,7 @@ def resume(
         "keep_weights": keep_weights,
         "compile": compiled,
         "tracking_uri": tracking_uri,
+        "register_as": register,
     }
     plan = resumed_plan(opened, given, trials, time, retry_failed)
     _carry_out(located(opened, data_dir), plan, as_json)
@@ -243,15 +247,22 @@ def replay(
 
 
 @app.command(epilog=examples("d3tune sync mine", note=MINE))
-def sync(run: Run, tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None) -> None:
+def sync(
+    run: Run,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None,
+    register: Register = None,
+) -> None:
     """Write to MLflow what a run has and the store has not."""
+    from d3tune.search.mlflow_model import check_name
     from d3tune.search.run import open_run
     from d3tune.search.search import sync_run
     from d3tune.search.tracking import store_uri
 
     opened = open_run(run)
+    plan = opened.read_plan()
+    name = check_name(register or plan.get("register_as"))
     with opened.owned(say):
-        sync_run(opened, store_uri(tracking_uri or opened.read_plan().get("tracking_uri")), say)
+        sync_run(opened, store_uri(tracking_uri or plan.get("tracking_uri")), say, name)
 
 
 def _list_settings(backbone: str, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from d3tune.config import Resources, first_fault
 from d3tune.errors import RunError, UsageError, one_of
 from d3tune.search.address import check_address
+from d3tune.search.mlflow_model import check_name
 from d3tune.search.run import PLAN_FILE, RunDirectory
 from d3tune.search.search import Plan
 from d3tune.search.study import read_trials
@@ -37,6 +38,7 @@ class PlanOptions(BaseModel):
     trial_timeout: str | float | None = None
     keep_weights: int = 3
     compile: bool = False
+    register_as: str | None = None
 
 
 def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed: int = 0) -> Plan:
@@ -66,6 +68,7 @@ def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed:
         trial_timeout=_trial_timeout(options),
         keep_weights=options.keep_weights,
         retry_failed=retry_failed,
+        register_as=check_name(options.register_as),
     )
 
 

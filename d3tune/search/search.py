@@ -31,6 +31,7 @@ from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.choice import open_executor
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import Keeper, bytes_used
+from d3tune.search.mlflow_model import model_writer
 from d3tune.search.run import RunDirectory, as_itself
 from d3tune.search.shown import end_tags
 from d3tune.search.standing import winner
@@ -60,6 +61,7 @@ class Plan:
         trial_timeout: seconds after which a trial without a report counts as hung; None for never.
         keep_weights: of how many of the best trials the weights are kept.
         retry_failed: failed trials to try again under new numbers, on top of ``trials``.
+        register_as: name of a registered model of MLflow that the winner's becomes a version of; None for none.
     """
 
     trials: int
@@ -72,6 +74,7 @@ class Plan:
     trial_timeout: float | None = None
     keep_weights: int = 3
     retry_failed: int = 0
+    register_as: str | None = None
 
     def to_options(self) -> dict[str, Any]:
         """What a resume without options shall do again; the time limit was for one command alone."""
@@ -84,6 +87,7 @@ class Plan:
             "tracking_uri": None if self.tracking_uri == default_uri() else self.tracking_uri,
             "trial_timeout": self.trial_timeout,
             "keep_weights": self.keep_weights,
+            "register_as": self.register_as,
         }
 
 
@@ -170,7 +174,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
         stop.requested = True
     finally:
         refused = isinstance(opening.exception(), UsageError)
-        unwritten = None if refused else _end(outcome, mirror, ledger, state, stop, say)
+        unwritten = None if refused else _end(outcome, mirror, ledger, plan.register_as, state, stop, say)
     if unwritten is not None:
         raise RunError(f"{unwritten}; mend that, then resume")
     outcome.link = mirror.link()
@@ -187,7 +191,9 @@ def _begun(start: Callable[[], None]) -> "Future[None]":
         thread.shutdown(wait=False)
 
 
-def _end(outcome: Outcome, mirror: Mirror, ledger: Ledger, state: str, stop: StopSignal, say: Say) -> str | None:
+def _end(
+    outcome: Outcome, mirror: Mirror, ledger: Ledger, register: str | None, state: str, stop: StopSignal, say: Say
+) -> str | None:
     """Put what became of the search into outcome, summary and MLflow; why the summary could not be written."""
     outcome.interrupted = stop.requested
     outcome.counts = counts(ledger.trials())
@@ -197,7 +203,7 @@ def _end(outcome: Outcome, mirror: Mirror, ledger: Ledger, state: str, stop: Sto
     if unwritten is not None and summary["state"] == "failed":
         # another error is on its way
         say(unwritten)
-    outcome.mirrored = _finish_mirror(mirror, outcome.run, summary, stop, say)
+    outcome.mirrored = _finish_mirror(mirror, outcome.run, register, summary, stop, say)
     return unwritten
 
 
@@ -231,13 +237,14 @@ def _write_summary(run: RunDirectory, summary: dict[str, Any]) -> str | None:
     return None
 
 
-def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
+def sync_run(run: RunDirectory, tracking_uri: str, say: Say, register: str | None = None) -> None:
     """Write to MLflow what a run's study has and the store has not; the caller owns the run.
 
     Args:
         run: an earlier run.
         tracking_uri: the store.
         say: takes one line an event.
+        register: see `Plan.register_as`.
 
     Raises:
         D3TuneError: the store still does not take it.
@@ -252,6 +259,7 @@ def sync_run(run: RunDirectory, tracking_uri: str, say: Say) -> None:
     state, metrics, tags = _summarised(run, say)
     report = run.path / "report"
     artifacts = [*_artifacts(run), *([report] if report.is_dir() else [])]
+    mirror.further = model_writer(run.model, register, say)
     missed = mirror.finish(state, metrics, artifacts, tags=tags)
     if missed is not None:
         raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {missed}")
@@ -333,9 +341,12 @@ def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources
     )
 
 
-def _finish_mirror(mirror: Mirror, run: RunDirectory, summary: Mapping[str, Any], stop: StopSignal, say: Say) -> bool:
+def _finish_mirror(
+    mirror: Mirror, run: RunDirectory, register: str | None, summary: Mapping[str, Any], stop: StopSignal, say: Say
+) -> bool:
     patience = 15.0 if not stop.requested else 2.0 if not stop.at_once else 0.5
     tags = end_tags(run, summary)
+    mirror.further = model_writer(run.model, register, say)
     missed = mirror.finish(summary["state"], parent_metrics(summary), _artifacts(run), patience, tags)
     if missed is not None:
         say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: {run.sync_command}")

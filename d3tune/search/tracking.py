@@ -121,6 +121,9 @@ class Mirror:
 
     Runs are found by tags before any is created, so a mirror that starts again continues the runs of the one before
     it. It reads the study only; what it misses now it writes at the next `sync`.
+
+    Attributes:
+        further: writes more at the end, given client, experiment and parent run; it may be called again.
     """
 
     def __init__(self, uri: str, ledger: Ledger, run: RunDirectory, say: Callable[[str], None] | None = None) -> None:
@@ -149,6 +152,7 @@ class Mirror:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._ending = False
+        self.further: Callable[[MlflowClient, str, str], None] | None = None
 
     @property
     def experiment_name(self) -> str:
@@ -242,6 +246,8 @@ class Mirror:
             attach(client, self._parent, path)
         if confirmed_metric(self._search) in metrics:
             note_best(client, self._experiment, self._search)
+        if self.further is not None:
+            self.further(client, self._experiment, self._parent)
         client.set_terminated(self._parent, PARENT_STATUS[state])
 
     def link(self) -> str:
