@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 # nobody sees what is opened there
 REMOTE = ("CI", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY")
+# seconds
+PATIENCE = 10.0
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
@@ -29,5 +31,8 @@ def open_page(address: str) -> None:
     # one that shows pages as text would take the terminal, unless that is what the user set
     if type(browser) is webbrowser.GenericBrowser and not os.environ.get("BROWSER"):
         return
-    # some return only once their window is closed
-    threading.Thread(target=browser.open, args=(address,), name="browser", daemon=True).start()
+    # some return only once their window is closed; those that return at once are waited for, else this process may end
+    # before they are started
+    opening = threading.Thread(target=browser.open, args=(address,), name="browser", daemon=True)
+    opening.start()
+    opening.join(PATIENCE)

@@ -41,7 +41,7 @@ def children_of(home: Path, run: RunDirectory) -> tuple[Any, list[Any]]:
 
 
 def assert_each_trial_once(home: Path, run: RunDirectory, n: int) -> list[FrozenTrial]:
-    """In the study and in MLflow, with equal values."""
+    """In the study and in MLflow, with equal values, which are shown there to six digits."""
     trials = read_trials(run.journal)
     client, children = children_of(home, run)
     assert [trial.number for trial in trials] == list(range(n))
@@ -51,7 +51,7 @@ def assert_each_trial_once(home: Path, run: RunDirectory, n: int) -> list[Frozen
         assert child.data.tags["d3tune.state"] == trial.state.name
         history = client.get_metric_history(child.info.run_id, "val/H")
         values = sorted((row.step, row.value) for row in history)
-        assert values == [(r.update, pytest.approx(r.metrics["val/H"], rel=1e-12)) for r in reports_of(trial)]
+        assert values == [(r.update, pytest.approx(r.metrics["val/H"], rel=5e-6)) for r in reports_of(trial)]
     return trials
 
 

@@ -14,6 +14,7 @@ from d3tune.errors import RunError
 from d3tune.results.report import providers
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.figures import FIGURES
+from d3tune.results.report.winner import FIGURES as WINNER_FIGURES
 from d3tune.results.report.writing import Report, write_report
 from d3tune.search.run import RunDirectory
 from d3tune.words import TEST_SELECTED
@@ -195,13 +196,13 @@ def test_a_summary_that_lacks_keys_or_is_not_there_is_made_up_for_by_the_study(
     assert "gan (prototype)" not in cells(page)
 
 
-def test_names_are_shown_and_never_obeyed(make_run: Make, ends: Any, parse: Any) -> None:
+def test_names_are_shown_and_never_obeyed(make_run: Make, ends: Any, parse: Any, tmp_path: Path) -> None:
     nasty = '<script>alert("1")</script> $x^{$ & 汉字 \\n'.replace("/", "∕")
     run = make_run(
         [ends("complete", FULL)], name=nasty, slim=True, dataset="<b>x</b>$_", semantics="att1", features="a'\"b"
     )
     other = make_run([ends("complete", FULL)], name="other", slim=True, dataset="<b>y</b>$_")
-    page = page_of(write_report([str(run.path), other.name], Path("out")), parse)
+    page = page_of(write_report([str(run.path), other.name], tmp_path / "out"), parse)
     assert not {"script", "b"} & page.tags
     assert " ".join(nasty.split()) in page.text
     assert "<b>x</b>$_" in page.text
@@ -274,4 +275,4 @@ def test_runs_are_compared_side_by_side(golden: RunDirectory, make_run: Make, en
     by_hour = history.axes[1]
     (line,) = [line for line in by_hour.lines if line.get_marker() == "s"]
     assert list(line.get_xdata()) == pytest.approx([12 / 3600, 24 / 3600, 36 / 3600, 36 / 3600])
-    assert len(report.figures) == 2 + 4 * len(FIGURES)
+    assert len(report.figures) == 2 + 4 * (len(FIGURES) + len(WINNER_FIGURES))
