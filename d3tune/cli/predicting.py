@@ -5,16 +5,23 @@ from typing import Annotated
 
 import typer
 
-from d3tune.cli.options import Json
+from d3tune.cli import names
+from d3tune.cli.options import MINE, Json, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import put, say
 
-EXAMPLE = "Example: d3tune predict hanzi-0-gan-s0-dc6949 features.npy --top 3 -o predictions.csv"
+NOTE = f"{MINE} features.npy holds features (n, X) as that run's dataset has them."
 
 
-@app.command(epilog=EXAMPLE)
+@app.command(
+    epilog=examples(
+        "d3tune predict mine features.npy", "d3tune predict mine features.npy --top 3 -o labels.csv", note=NOTE
+    )
+)
 def predict(
-    model: Annotated[str, typer.Argument(help="A model's folder, or a run's directory or name.")],
+    model: Annotated[
+        str, typer.Argument(help="A model's folder, or a run's directory or name.", autocompletion=names.runs)
+    ],
     features: Annotated[Path, typer.Argument(help="(n, X): .npy, .npz (features), .csv, or .mat (features, X × n).")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the CSV here.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Write all calibrated scores here: .npy, (n, classes).")] = None,
