@@ -12,6 +12,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of datasets; then $D3
 Semantics = Annotated[str | None, typer.Option(help="Which class semantics, e.g. att312 or sent1024.")]
 Json = Annotated[bool, typer.Option("--json", help="Data alone on stdout, as JSON; messages on stderr.")]
 Register = Annotated[str | None, typer.Option(help="Make the winner's model a version of this registered model.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also what Ray and MLflow say, else in log.txt.")]
 TimeLimit = Annotated[str | None, typer.Option("--time", help="Start no trial after this long: 90s, 45m, 2h.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; $MLFLOW_TRACKING_URI, else $D3TUNE_HOME.")]
 

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from d3tune.cli import names
-from d3tune.cli.options import BEST, MINE, DataDir, Json, Register, Run, Semantics, TimeLimit, TrackingUri, examples
+from d3tune.cli.options import (
+    BEST,
+    MINE,
+    DataDir,
+    Json,
+    Register,
+    Run,
+    Semantics,
+    TimeLimit,
+    TrackingUri,
+    Verbose,
+    examples,
+)
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
 from d3tune.errors import UsageError
@@ -96,6 +108,7 @@ def search(
     extend: Annotated[bool, typer.Option("--extend", help="Go on in --run-dir with this changed space.")] = False,
     tracking_uri: TrackingUri = None,
     register: Register = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Search, confirm the winner and test it once. The same command again goes on where it stopped."""
@@ -105,23 +118,20 @@ def search(
     from d3tune.search.planning import PlanOptions, make_plan
     from d3tune.search.request import Request, prepare_run
 
-    plan = make_plan(
-        PlanOptions(
-            trials=trials,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            concurrency=concurrency,
-            executor=executor,
-            address=address,
-            confirm_seeds=confirm_seeds,
-            baselines=baselines,
-            tracking_uri=tracking_uri,
-            trial_timeout=trial_timeout,
-            keep_weights=keep_weights,
-            compile=compiled,
-            register_as=register,
-        ),
-        time,
+    options = PlanOptions(
+        trials=trials,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        concurrency=concurrency,
+        executor=executor,
+        address=address,
+        confirm_seeds=confirm_seeds,
+        baselines=baselines,
+        tracking_uri=tracking_uri,
+        trial_timeout=trial_timeout,
+        keep_weights=keep_weights,
+        compile=compiled,
+        register_as=register,
     )
     request = Request(
         dataset=dataset,
@@ -141,9 +151,10 @@ def search(
         run_dir=run_dir,
         extend=extend,
     )
+    plan = make_plan(options, time)
     run, new = prepare_run(request, say)
     say(f"run {run.path}" if new else f"going on with run {run.path}")
-    _carry_out(run, plan, as_json)
+    _carry_out(run, plan, as_json, verbose)
 
 
 @app.command(epilog=examples("d3tune resume mine --trials +10", note=MINE))
@@ -167,6 +178,7 @@ def resume(
     compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="The losses" + RESUMED)] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None,
     register: Register = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run: interrupted trials from their checkpoint, finished ones untouched, options as before."""
@@ -190,7 +202,7 @@ def resume(
         "register_as": register,
     }
     plan = resumed_plan(opened, given, trials, time, retry_failed)
-    _carry_out(located(opened, data_dir), plan, as_json)
+    _carry_out(located(opened, data_dir), plan, as_json, verbose)
 
 
 @app.command(epilog=examples("d3tune train best.yaml --seeds 3", note=BEST))
@@ -273,15 +285,23 @@ def _list_settings(backbone: str, as_json: bool) -> None:
     put(settings_rows(config) if as_json else settings_text(config))
 
 
-def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool) -> None:
+def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool, verbose: bool) -> None:
+    from d3tune.cli.live import on_screen
     from d3tune.results.text import outcome_text
+    from d3tune.search.chatter import kept
     from d3tune.search.executor import StopSignal
+    from d3tune.search.progress import Progress
     from d3tune.search.search import run_search
 
-    stop = StopSignal()
+    stop, progress = StopSignal(), Progress()
     try:
-        with run.owned(say), draining(stop):
-            outcome = run_search(run, plan, stop, say)
+        with (
+            run.owned(say),
+            on_screen(progress) as tell,
+            kept(run.log, tell if verbose else None),
+            draining(stop, tell=tell),
+        ):
+            outcome = run_search(run, plan, stop, tell, progress=progress)
     except KeyboardInterrupt:
         # while MLflow was being closed
         _stopped(run, plan, stop)

@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -42,16 +42,18 @@ def fail(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def draining(
-    stop: "StopSignal", line: str = "stopping: trials end at their last checkpoint (again to stop at once)"
+    stop: "StopSignal",
+    line: str = "stopping: trials end at their last checkpoint (again to stop at once)",
+    tell: Callable[[str], None] = say,
 ) -> Iterator[None]:
-    """First Ctrl-C, SIGTERM or SIGHUP: drain. Second: at once."""
+    """First Ctrl-C, SIGTERM or SIGHUP: drain, and ``tell`` the line. Second: at once."""
 
     def handle(number: int, frame: object) -> None:
         if stop.requested:
             stop.at_once = True
             raise KeyboardInterrupt
         stop.requested = True
-        say(line)
+        tell(line)
 
     # under nohup a hangup is to be ignored; Ctrl-C works in a shell's background jobs too
     nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

@@ -32,6 +32,7 @@ from d3tune.search.executor.choice import open_executor
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import Keeper, bytes_used
 from d3tune.search.mlflow_model import model_writer
+from d3tune.search.progress import Progress
 from d3tune.search.run import RunDirectory, as_itself
 from d3tune.search.shown import end_tags
 from d3tune.search.standing import winner
@@ -122,7 +123,14 @@ class Outcome:
     bytes: int = 0
 
 
-def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, executor: Executor | None = None) -> Outcome:
+def run_search(
+    run: RunDirectory,
+    plan: Plan,
+    stop: StopSignal,
+    say: Say,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
     """Carry a run to its plan: what is done is not done again.
 
     Args:
@@ -131,6 +139,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
         stop: requested by a signal handler to drain.
         say: takes one line an event.
         executor: carries out the trials, for simulations; None is what the plan's resources say. It is closed.
+        progress: is told how far it is, for whoever shows that meanwhile.
 
     Raises:
         NoUsableTrialError: every trial failed.
@@ -138,7 +147,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     """
     config = load_backbone(run.search.backbone).config
     _refuse_other_content(run)
-    _refuse_lost_journal(run)
+    refuse_lost_journal(run)
     run = as_itself(run, say)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
     _say_mended(run, ledger, say)
@@ -153,10 +162,12 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
     if plan.seconds is not None:
         stop.deadline = time.monotonic() + plan.seconds
     opening = _begun(mirror.start)
+    progress = progress or Progress()
     state = "failed"
     outcome = Outcome(run, experiment=mirror.experiment_name)
     try:
-        with closing(executor or open_executor(plan.resources, run.log, stop, plan.num_gpus)) as executor:
+        opened = executor or open_executor(plan.resources, run.log, stop, plan.num_gpus)
+        with closing(progress.watched(opened, run.search)) as executor:
             opening.result()
             _run_trials(run, plan, ledger, keeper, executor, stop, say)
             outcome.winner = winner(ledger.trials())
@@ -169,6 +180,7 @@ def run_search(run: RunDirectory, plan: Plan, stop: StopSignal, say: Say, execut
                     say(left_line(left, plan.trials, run.resume_command))
                 _confirm(outcome, plan, executor, stop, say)
                 outcome.baselines = _baselines(run, plan, executor, stop, say)
+            progress.enter("ending")
         state = "interrupted" if ledger.n_left else "done"
     except KeyboardInterrupt:
         stop.requested = True
@@ -299,7 +311,7 @@ def _recorded(run: RunDirectory) -> set[int]:
     return {int(name) for name in names if name.isdecimal()}
 
 
-def _refuse_lost_journal(run: RunDirectory) -> None:
+def refuse_lost_journal(run: RunDirectory) -> None:
     """Refuse to begin the study anew where trials were ended: their journal was removed or emptied."""
     there = run.journal.exists() and run.journal.stat().st_size > 0
     ended = 0 if there else len(_recorded(run))

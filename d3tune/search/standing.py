@@ -1,6 +1,7 @@
 """How far a study is, kept as its trials begin and end: a long search cannot list them all at each."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
@@ -11,15 +12,20 @@ class Standing:
 
     Attributes:
         begun: trials that were ever given out.
-        ended: those of them that are COMPLETE, PRUNED or FAIL.
+        states: of those that have ended, how many are COMPLETE, PRUNED and FAIL.
         best: see `winner`.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
         """Begin with the trials that are there, none of them WAITING."""
         self.begun = len(trials)
-        self.ended = sum(trial.state.is_finished() for trial in trials)
+        self.states = Counter(trial.state for trial in trials if trial.state.is_finished())
         self.best = winner(trials)
+
+    @property
+    def ended(self) -> int:
+        """How many trials are COMPLETE, PRUNED or FAIL."""
+        return self.states.total()
 
     def begin(self) -> None:
         """One more was given out."""
@@ -27,7 +33,7 @@ class Standing:
 
     def end(self, trial: FrozenTrial) -> None:
         """This one, given out before, has ended."""
-        self.ended += 1
+        self.states[trial.state] += 1
         self.best = winner([trial] if self.best is None else [self.best, trial])
 
 

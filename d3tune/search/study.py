@@ -333,6 +333,12 @@ def reports_of(trial: FrozenTrial) -> list[Report]:
     return [Report.from_dict(trial.user_attrs[key]) for key in keys]
 
 
+def last_seconds(trial: FrozenTrial) -> float:
+    """Seconds spent on a trial up to its last report; 0 before its first."""
+    last = max((key for key in trial.user_attrs if key.startswith(REPORT_KEY)), default=None)
+    return 0.0 if last is None else float(trial.user_attrs[last]["seconds"])
+
+
 def counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     """Trials by state: complete, pruned, failed, and interrupted, which a resumed search goes on with."""
     states = Counter(trial.state for trial in trials)

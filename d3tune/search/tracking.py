@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.errors import UsageError, root_cause
 from d3tune.files import home, writable_directory
+from d3tune.search import chatter
 from d3tune.search.batches import log_run
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.mlflow_file import create_store
@@ -287,6 +288,7 @@ class Mirror:
             logging.getLogger(name).setLevel(logging.WARNING)
         # else a store that is locked or full prints a traceback at each try; it is told in one line
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        chatter.redirect()
         create_store(self.uri)
         client = MlflowClient(self.uri)
         self._experiment = open_experiment(client, self.uri, self._run, self._ledger.space)

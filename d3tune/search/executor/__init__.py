@@ -40,6 +40,7 @@ class TrialQueue:
         on_note: called with the number and one line on how a report was made.
         trial_timeout: seconds after which a trial without a report counts as hung; None for never.
         stop: see `StopSignal`.
+        on_report: called with the number and a report as it comes.
     """
 
     ledger: Ledger
@@ -51,11 +52,13 @@ class TrialQueue:
     on_note: Callable[[int, str], None] = lambda number, line: None
     trial_timeout: float | None = None
     stop: StopSignal = field(default_factory=StopSignal)
+    on_report: Callable[[int, Report], None] = lambda number, report: None
 
     def report(self, number: int, report: Report) -> bool:
         """Record an evaluation; returns whether the trial is to stop."""
         for line in report.notes:
             self.on_note(number, line)
+        self.on_report(number, report)
         return self.ledger.report(number, report)
 
     def end(self, number: int) -> None:
@@ -66,6 +69,10 @@ class TrialQueue:
 
 class Executor(Protocol):
     """Runs a queue of trials, and plain functions over items, as its resources allow."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many of them at once."""
 
     def run_trials(self, queue: TrialQueue) -> None:
         """Run trials until the queue is empty or a stop is requested."""

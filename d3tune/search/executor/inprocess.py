@@ -64,6 +64,11 @@ class InProcessExecutor:
         self.clock = 0.0
         self._order = 0
 
+    @property
+    def concurrency(self) -> int:
+        """See `Executor.concurrency`."""
+        return self._workers
+
     def run_trials(self, queue: TrialQueue) -> None:
         """See `Executor.run_trials`."""
         events: list[_Event] = []

@@ -4,20 +4,22 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from d3tune.search import chatter
+
 # said in every search: that its own Ray is closed to others, and that Tune kept no results, which the study does
 HARMLESS = ("Token authentication is enabled", "Failed to fetch metrics for")
 
 
 def send_to(path: Path) -> None:
-    """Send what Ray logs and prints in this process to a file.
+    """Send what Ray logs and prints in this process to a file, and to the user where `chatter.kept` was told to.
 
     Args:
         path: of the file; it is made with the first message.
     """
     logger = logging.getLogger("ray")
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = chatter.LogFile(path, encoding="utf-8", delay=True)
     handler.addFilter(lambda record: not record.getMessage().startswith(HARMLESS))
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [handler, *chatter.shown()]
     logger.propagate = False
 
     from ray._private import worker
