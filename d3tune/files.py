@@ -1,5 +1,6 @@
 """Where d3tune keeps things, and how it writes them so that nothing is ever half written."""
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from d3tune.errors import D3TuneError, UsageError
 
 # how the names of files begin that only try whether a directory can be written
 PROBE = ".d3tune-"
+HOME_ADVICE = "set D3TUNE_HOME to a folder you can write"
 
 
 def home() -> Path:
@@ -21,11 +23,11 @@ def home() -> Path:
     Raises:
         D3TuneError: it cannot be created or written.
     """
-    return writable_directory(home_path(), "set D3TUNE_HOME to a folder you can write")
+    return writable_directory(home_path(), HOME_ADVICE)
 
 
 def home_path() -> Path:
-    """The path of `home`, which need not be there."""
+    """Where `home` is or would be; nothing is made."""
     return Path(os.environ.get("D3TUNE_HOME") or "~/.d3tune").expanduser().absolute()
 
 
@@ -43,6 +45,20 @@ def writable_directory(path: Path, advice: str) -> Path:
     except OSError as error:
         raise D3TuneError(f"cannot write in {path}: {error.strerror}; {advice}") from None
     return path
+
+
+def check_writable(path: Path, advice: str) -> None:
+    """Refuse a directory that `writable_directory` would refuse, as far as that shows without writing.
+
+    Raises:
+        D3TuneError: it could not be made or written; the message ends with ``advice``.
+    """
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        raise D3TuneError(f"cannot write in {path}: {reason}; {advice}")
 
 
 def writable_file(path: Path, advice: str) -> Path:

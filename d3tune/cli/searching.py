@@ -26,6 +26,8 @@ from d3tune.words import FIRST_SEARCH
 
 if TYPE_CHECKING:
     from d3tune.search.executor import StopSignal
+    from d3tune.search.planning import PlanOptions
+    from d3tune.search.request import Request
     from d3tune.search.run import RunDirectory
     from d3tune.search.search import Plan
 
@@ -108,6 +110,9 @@ def search(
     extend: Annotated[bool, typer.Option("--extend", help="Go on in --run-dir with this changed space.")] = False,
     tracking_uri: TrackingUri = None,
     register: Register = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Search nothing: show configuration, space, samples and what it costs.")
+    ] = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -151,6 +156,9 @@ def search(
         run_dir=run_dir,
         extend=extend,
     )
+    if dry_run:
+        _dry_run(request, options, time, as_json)
+        return
     plan = make_plan(options, time)
     run, new = prepare_run(request, say)
     say(f"run {run.path}" if new else f"going on with run {run.path}")
@@ -283,6 +291,14 @@ def _list_settings(backbone: str, as_json: bool) -> None:
 
     config = load_backbone(backbone).config
     put(settings_rows(config) if as_json else settings_text(config))
+
+
+def _dry_run(request: "Request", options: "PlanOptions", time_limit: str | None, as_json: bool) -> None:
+    from d3tune.results.dryrun import dry_run_text
+    from d3tune.search.dryrun import dry_run
+
+    found = dry_run(request, options, time_limit, say)
+    put(found.to_dict() if as_json else dry_run_text(found))
 
 
 def _carry_out(run: "RunDirectory", plan: "Plan", as_json: bool, verbose: bool) -> None:

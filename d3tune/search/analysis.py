@@ -93,6 +93,11 @@ class Analysing:
         self._executor, self._path, self._seed = executor, path, seed
         self.run_trials, self.close = executor.run_trials, executor.close
 
+    @property
+    def concurrency(self) -> int:
+        """See `Executor.concurrency`."""
+        return self._executor.concurrency
+
     def map(
         self,
         function: Callable[..., dict[str, float]],

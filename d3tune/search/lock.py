@@ -64,6 +64,23 @@ def is_owned(directory: Path) -> bool:
     return False
 
 
+def refuse_owned(directory: Path) -> None:
+    """Refuse a run directory that another process owns; nothing is written.
+
+    Raises:
+        RunError: one does.
+    """
+    try:
+        file = (directory / LOCK_FILE).open("r", encoding="utf-8")
+    except OSError:
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"{directory}: in use by {_named(_owner(file))}; wait for it, or stop it first") from None
+
+
 def was_cut_off(directory: Path) -> bool:
     """Whether the last owner of a run directory ended without closing it, and nobody has taken it over."""
     if is_owned(directory):

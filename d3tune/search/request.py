@@ -64,25 +64,50 @@ def prepare_run(request: Request, say: Callable[[str], None] | None = None) -> t
         UsageError: the request is wrong.
         RunError: the run directory holds something else.
     """
-    backbone = load_backbone(request.backbone)
-    dataset = find_dataset(request.dataset, request.data_dir, request.semantics)
-    search = _search_config(request, dataset)
-    make_sampler(search.sampler, 0, 0)
-    space = _resolved_space(request, dataset, backbone.config, say)
+    dataset, search, space, config = resolved(request, say)
     if request.extend:
-        run, new = _extended(request, search, space, backbone.config, say), False
+        run, new = _extended(request, search, space, config, say), False
     else:
         run, new = create_run(request.run_dir, search, prepared_path(dataset), space)
     # of the same content; an earlier command may have found it elsewhere
     return replace(run, dataset_path=prepared_path(dataset)), new
 
 
+def resolved(
+    request: Request, say: Callable[[str], None] | None
+) -> tuple[GZSLDataset, SearchConfig, Space, type[TrialConfig]]:
+    """What a request names: the prepared dataset, the search, its space, and its backbone's configuration class.
+
+    Args:
+        request: what the user asked for.
+        say: see `prepare_run`.
+
+    Raises:
+        UsageError: the request is wrong.
+    """
+    backbone = load_backbone(request.backbone)
+    dataset = find_dataset(request.dataset, request.data_dir, request.semantics)
+    search = _search_config(request, dataset)
+    make_sampler(search.sampler, 0, 0)
+    return dataset, search, _resolved_space(request, dataset, backbone.config, say), backbone.config
+
+
+def run_to_extend(request: Request) -> RunDirectory:
+    """The run that ``--extend`` names.
+
+    Raises:
+        UsageError: there is none.
+        RunError: it is damaged.
+    """
+    if request.run_dir is None:
+        raise UsageError("--extend: needs --run-dir, the run to extend")
+    return open_run(str(request.run_dir))
+
+
 def _extended(
     request: Request, search: SearchConfig, space: Space, config: type[TrialConfig], say: Callable[[str], None] | None
 ) -> RunDirectory:
-    if request.run_dir is None:
-        raise UsageError("--extend: needs --run-dir, the run to extend")
-    run = open_run(str(request.run_dir))
+    run = run_to_extend(request)
     with run.owned():
         extended = extend_run(run, search, space, config)
     if say is not None and extended.extensions == run.extensions:

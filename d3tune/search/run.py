@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault
 from d3tune.errors import RunError, UsageError, nearest
-from d3tune.files import PROBE, home, parse_json, slug, writable_directory, write_json, write_new, write_text
+from d3tune.files import PROBE, home, home_path, parse_json, slug, writable_directory, write_json, write_new, write_text
 from d3tune.method.generators import load_backbone
 from d3tune.search.extending import Extension, differences, search_faults, shortened, space_faults
 from d3tune.search.faults import INTACT
@@ -169,19 +169,9 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
         RunError: the directory holds another search (the message names what differs) or something else.
     """
     identity = _identity(search, space)
-    if path is None:
-        text = search.model_dump_json() + space.hash
-        digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-        path = home() / "runs" / f"{slug(search.dataset)}-{search.backbone}-s{search.seed}-{digest}"
-    path = path.absolute()
-    if (path / RUN_FILE).exists():
-        run = open_run(str(path))
-        _refuse_difference(run, search, space)
-        return run, False
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file; give another --run-dir")
-    if path.exists() and _holds_something_else(path):
-        raise RunError(f"{path}: is not empty and not a run; give another --run-dir")
+    path, there = find_run(path, search, space, home)
+    if there is not None:
+        return there, False
     with suppress(OSError):
         # whatever the umask: nobody else decides what is run
         path.mkdir(mode=0o775, parents=True, exist_ok=True)
@@ -194,6 +184,36 @@ def create_run(path: Path | None, search: SearchConfig, dataset_path: Path, spac
         _refuse_difference(run, search, space)
         return run, False
     return open_run(str(path)), True
+
+
+def find_run(
+    path: Path | None, search: SearchConfig, space: Space, root: Callable[[], Path]
+) -> tuple[Path, RunDirectory | None]:
+    """Where a search is kept or would be, and the run that is there already; nothing is written.
+
+    Args:
+        path: see `create_run`.
+        search: the frozen search.
+        space: the resolved space.
+        root: gives ``$D3TUNE_HOME``, where it is needed.
+
+    Raises:
+        RunError: see `create_run`.
+    """
+    if path is None:
+        text = search.model_dump_json() + space.hash
+        digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+        path = root() / "runs" / f"{slug(search.dataset)}-{search.backbone}-s{search.seed}-{digest}"
+    path = path.absolute()
+    if (path / RUN_FILE).exists():
+        run = open_run(str(path))
+        _refuse_difference(run, search, space)
+        return path, run
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; give another --run-dir")
+    if path.exists() and _holds_something_else(path):
+        raise RunError(f"{path}: is not empty and not a run; give another --run-dir")
+    return path, None
 
 
 def extend_run(run: RunDirectory, search: SearchConfig, space: Space, config: type[TrialConfig]) -> RunDirectory:
@@ -217,17 +237,26 @@ def extend_run(run: RunDirectory, search: SearchConfig, space: Space, config: ty
     changed = differences(run.identity, wanted)
     if not changed:
         return run
+    refuse_incomparable(run, search, space, config)
+    trials = len(read_trials(run.journal)) if run.journal.exists() else 0
+    extension = Extension(_now(), trials, tuple(changed), **run.identity)
+    extensions = (*run.extensions, extension)
+    write_text(run.path / RUN_FILE, _text(run.uid, run.created, run.dataset_path, wanted, extensions))
+    return open_run(str(run.path))
+
+
+def refuse_incomparable(run: RunDirectory, search: SearchConfig, space: Space, config: type[TrialConfig]) -> None:
+    """Refuse to extend a run by a search whose trials would not be comparable.
+
+    Raises:
+        RunError: they would not; the message names what differs.
+    """
     refused = _incompatible(run, search, space, config)
     if refused:
         raise RunError(
             f"{run.path}: cannot be extended by this, its trials would not be comparable ({shortened(refused)}); "
             "give another --run-dir"
         )
-    trials = len(read_trials(run.journal)) if run.journal.exists() else 0
-    extension = Extension(_now(), trials, tuple(changed), **run.identity)
-    extensions = (*run.extensions, extension)
-    write_text(run.path / RUN_FILE, _text(run.uid, run.created, run.dataset_path, wanted, extensions))
-    return open_run(str(run.path))
 
 
 def copied_from(run: RunDirectory) -> Path | None:
@@ -347,9 +376,9 @@ def _find(name: str) -> Path:
     path = Path(name).expanduser()
     if (path / RUN_FILE).is_file():
         return path.absolute()
-    known = sorted(item.parent.name for item in (home() / "runs").glob(f"*/{RUN_FILE}"))
+    place = home_path() / "runs"
+    known = sorted(item.parent.name for item in place.glob(f"*/{RUN_FILE}"))
     if name in known:
-        return home() / "runs" / name
-    place = home() / "runs"
+        return place / name
     hint = nearest(name, known) if known else f"; there is none yet, start with: {FIRST_SEARCH}"
     raise UsageError(f"no run '{name}': neither a run directory nor a run under {place}{hint}")
