@@ -227,7 +227,8 @@ class _Screen:
         """Show what was said; whether there was anything."""
         lines = self._said()
         if lines:
-            shown = "\n".join("".join(sign if sign.isprintable() else "?" for sign in line) for line in lines)
+            plainly = ("".join(sign if sign.isprintable() else "?" for sign in line.expandtabs()) for line in lines)
+            shown = "\n".join(plainly)
             self._console.print(Text(masked(shown)), soft_wrap=True)
         return bool(lines)
 

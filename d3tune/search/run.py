@@ -14,7 +14,19 @@ from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault
 from d3tune.errors import RunError, UsageError, nearest
-from d3tune.files import PROBE, home, home_path, parse_json, slug, writable_directory, write_json, write_new, write_text
+from d3tune.files import (
+    HOME_ADVICE,
+    PROBE,
+    check_writable,
+    home,
+    home_path,
+    parse_json,
+    slug,
+    writable_directory,
+    write_json,
+    write_new,
+    write_text,
+)
 from d3tune.method.generators import load_backbone
 from d3tune.search.extending import Extension, differences, search_faults, shortened, space_faults
 from d3tune.search.faults import INTACT
@@ -376,6 +388,7 @@ def _find(name: str) -> Path:
     path = Path(name).expanduser()
     if (path / RUN_FILE).is_file():
         return path.absolute()
+    check_writable(home_path(), HOME_ADVICE)
     place = home_path() / "runs"
     known = sorted(item.parent.name for item in place.glob(f"*/{RUN_FILE}"))
     if name in known:

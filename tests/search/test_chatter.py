@@ -40,6 +40,7 @@ def test_verbose_shows_them_line_by_line_and_keeps_them_too(tmp_path: Path) -> N
         logging.getLogger("mlflow").error("one\ntwo")
         messages.send_to(tmp_path / "log.txt")
         logging.getLogger("ray.tune").warning("from Ray")
+        logging.getLogger("ray.tune").warning("Failed to fetch metrics for 3 trial(s)")
     logging.getLogger("mlflow").error("after the end")
     assert shown == ["ERROR mlflow: one", "two", "WARNING ray.tune: from Ray"]
     assert "from Ray" in (tmp_path / "log.txt").read_text(encoding="utf-8")

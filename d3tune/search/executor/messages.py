@@ -18,8 +18,9 @@ def send_to(path: Path) -> None:
     """
     logger = logging.getLogger("ray")
     handler = chatter.LogFile(path, encoding="utf-8", delay=True)
-    handler.addFilter(lambda record: not record.getMessage().startswith(HARMLESS))
     logger.handlers[:] = [handler, *chatter.shown()]
+    for sink in logger.handlers:
+        sink.addFilter(lambda record: not record.getMessage().startswith(HARMLESS))
     logger.propagate = False
 
     from ray._private import worker
