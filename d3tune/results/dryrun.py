@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from d3tune.space import Parameter
 
 WIDTH = 120
-RESOLVED = {"auto": {"sampler": "auto: tpe", "pruner": "auto: asha"}}
 
 
 def dry_run_text(dry: "DryRun") -> str:
@@ -34,8 +33,8 @@ def _configuration(dry: "DryRun") -> str:
         "protocol": search.protocol + label,
         "validation splits": ", ".join(map(str, search.splits)),
         "objective": search.searched_metric,
-        "sampler": RESOLVED.get(search.sampler, {}).get("sampler", search.sampler),
-        "pruner": RESOLVED.get(search.pruner, {}).get("pruner", search.pruner),
+        "sampler": "auto: tpe" if search.sampler == "auto" else search.sampler,
+        "pruner": "auto: asha" if search.pruner == "auto" else search.pruner,
         "seed": str(search.seed),
         "trials": f"{plan.trials}{limit}",
         "budget of a trial": f"{dry.budget['updates']} updates, {dry.budget['evaluations']} evaluations",
