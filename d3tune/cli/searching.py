@@ -51,6 +51,7 @@ def _in_all(text: str | int) -> int:
         FIRST_SEARCH,
         "d3tune search --dataset hanzi --trials 12 --run-dir mine",
         "d3tune search --dataset hanzi --backbone vae --set list",
+        "d3tune search --dataset hanzi --backbone diffusion --dry-run",
     )
 )
 def search(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from jsonschema import Draft202012Validator
@@ -136,6 +137,21 @@ def test_of_the_settings(printed: Printed, backbone: str) -> None:
     options = ("--dataset", "hanzi", "--backbone", backbone, "--set", "list")
     rows = {row["name"]: row for row in printed("search", *options, kind="settings")}
     assert rows["feature_scaling"]["default"] in ("minmax", "standard")
+
+
+def test_of_predictions(printed: Printed, searched: Path) -> None:
+    np.save(searched / "features.npy", np.random.default_rng(0).random((3, 256), dtype=np.float32))
+    found = printed("predict", "mine", "features.npy", "--top", "2")
+    assert [row["row"] for row in found["rows"]] == [0, 1, 2]
+    assert all(len(row["best"]) == 2 for row in found["rows"])
+
+
+def test_of_a_dry_run(printed: Printed, searched: Path, tiny: tuple[str, ...]) -> None:
+    new = printed("search", *SEARCH[1:], *tiny, "--dry-run", kind="dry-run")
+    assert new["run"]["trials_there"] is None
+    assert new["probe"]["updates"] > 0
+    there = printed("search", *SEARCH[1:], *tiny, "--run-dir", "mine", "--dry-run", kind="dry-run")
+    assert (there["run"]["trials_left"], there["probe"], there["estimate"]) == (0, None, None)
 
 
 def test_of_runs_that_the_test_sets_selected(printed: Printed, isolated: Path) -> None:
