@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from d3tune.results.leaderboard import leaderboard
     from d3tune.search.train import retrain
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["__version__", "leaderboard", "load_run", "retrain"]
 
 

@@ -10,8 +10,20 @@ if TYPE_CHECKING:
     import typer
 
 
+# as a user comes to them; others follow
+ORDER = (
+    "search", "resume", "leaderboard", "report", "ui", "export", "train", "predict", "compare", "ablate", "data",
+    "doctor", "replay", "sync", "completion",
+)  # fmt: skip
+
+
 class Commands(TyperGroup):
-    """A group of commands that names the nearest one to a mistyped one."""
+    """A group of commands in the order of their use, that names the nearest one to a mistyped one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands as help shows them; see click."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that arguments begin with; see click.
