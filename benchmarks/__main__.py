@@ -1,7 +1,7 @@
 """Run the benchmarks and write a dated report: ``python -m benchmarks [--full]``.
 
-One after another: `benchmarks.step` with few rounds, `evaluation`, `memory`, `overhead` and `growth`; with ``--full``
-all rounds of `step`, `growth` to 10,000 trials, and `precision` and `tracking` too. The report, Markdown and JSON, is
+One after another: `benchmarks.step` with few rounds, `evaluation`, `memory`, `precision`, `overhead` and `growth`; with
+``--full`` all rounds of `step`, `growth` to 10,000 trials, and `tracking` too. The report, Markdown and JSON, is
 written into ``benchmarks/reports/``: machine, versions, and what each benchmark printed, with its limits; one that
 ended without figures is told as such. It exits with 1 where a limit does not hold; the report is written all the same.
 """
@@ -112,11 +112,9 @@ def main() -> int:
     about, date = environment(), datetime.now(UTC).strftime("%Y-%m-%d")
     full = ["--full"] if given.full else []
     sections = [run("step", *([] if given.full else ["--quick"])), run("evaluation"), run("memory")]
-    sections.append(run("overhead", *full))
+    sections += [run("precision"), run("overhead", *full), run("growth", *full)]
     if given.full:
-        sections += [run("growth", "--full"), run("precision"), run("tracking")]
-    else:
-        sections.append(run("growth"))
+        sections.append(run("tracking"))
     REPORTS.mkdir(exist_ok=True)
     path = free_name(date)
     path.write_text(markdown(date, about, sections), encoding="utf-8")
