@@ -53,10 +53,14 @@ def importances(complete: Sequence[FrozenTrial]) -> dict[str, float]:
     Args:
         complete: trials of one study.
     """
+    verbosity = optuna.logging.get_verbosity()
+    # a line of Optuna's on a study that nobody made
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         # the caption says that it is rough
         warnings.filterwarnings("ignore", "Some regimes for parameter")
         study = optuna.create_study(direction="maximize")
+        optuna.logging.set_verbosity(verbosity)
         study.add_trials(complete)
         # Optuna's default, by name, so that another default later says something else only where the caption does
         return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())

@@ -180,6 +180,22 @@ def test_importances_are_those_of_optunas_default_over_the_study(count: int, mat
     assert "PED-ANOVA" in drawn.caption
 
 
+def test_importances_are_found_without_a_word_of_optunas(
+    material: Make, mixed: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = material(mixed)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.logging.enable_propagation()
+    try:
+        assert importance(run).figure is not None
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    finally:
+        optuna.logging.disable_propagation()
+        optuna.logging.set_verbosity(verbosity)
+    assert caplog.records == []
+
+
 def test_importances_of_nothing_are_a_sentence(material: Make, ends: Any) -> None:
     one = importance(material([ends("complete", [(0.6, 0.5)] * 6)]))
     assert one.figure is None
