@@ -1,9 +1,10 @@
 """Run the benchmarks and write a dated report: ``python -m benchmarks [--full]``.
 
-One after another: `benchmarks.step` with few rounds, `evaluation`, `memory`, `precision`, `overhead` and `growth`; with
-``--full`` all rounds of `step`, `growth` to 10,000 trials, and `tracking` too. The report, Markdown and JSON, is
-written into ``benchmarks/reports/``: machine, versions, and what each benchmark printed, with its limits; one that
-ended without figures is told as such. It exits with 1 where a limit does not hold; the report is written all the same.
+One after another: `benchmarks.step` with few rounds, `overhead` with short trials and `growth` to 1,000 trials, which
+is what a change of the code is checked with; with ``--full``, more than an hour, all of each, and `evaluation`,
+`memory`, `precision` and `tracking` too. The report, Markdown and JSON, is written into ``benchmarks/reports/``:
+machine, versions, and what each benchmark printed, with its limits; one that ended without figures is told as such. It
+exits with 1 where a limit does not hold; the report is written all the same.
 """
 
 import argparse
@@ -107,14 +108,14 @@ def _commit() -> str:
 def main() -> int:
     """Measure and write; 1 where a limit does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--full", action="store_true", help="all rounds, all benchmarks, growth to 10,000 trials")
+    parser.add_argument("--full", action="store_true", help="all benchmarks, and all of each; more than an hour")
     given = parser.parse_args()
     about, date = environment(), datetime.now(UTC).strftime("%Y-%m-%d")
-    full = ["--full"] if given.full else []
-    sections = [run("step", *([] if given.full else ["--quick"])), run("evaluation"), run("memory")]
-    sections += [run("precision"), run("overhead", *full), run("growth", *full)]
     if given.full:
-        sections.append(run("tracking"))
+        sections = [run("step"), run("evaluation"), run("memory"), run("precision")]
+        sections += [run("overhead", "--full"), run("growth", "--full"), run("tracking")]
+    else:
+        sections = [run("step", "--quick"), run("overhead"), run("growth")]
     REPORTS.mkdir(exist_ok=True)
     path = free_name(date)
     path.write_text(markdown(date, about, sections), encoding="utf-8")

@@ -4,7 +4,7 @@
 - Searches through real Ray with two trials at once, each of which computes for 10 (or 60) CPU seconds and no more
   (`benchmarks.paced`): wall seconds of the whole command, imports and the start and end of Ray included, over the least
   that is possible, which is trials × seconds / 2. What a search costs once and what each trial costs beside its seconds
-  follow from two lengths of the same search, so that the overhead of a search of any length can be told.
+  follow (with ``--full``) from two lengths of the same search: the overhead of any other length can be told from them.
 - The start of a trial in a worker that has run one before: from the end of the last evaluation to the first update.
 - The quickstart of the README, wall seconds.
 
@@ -37,9 +37,9 @@ LISTED = {
     "paced-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: paced\nVersion: 1\n",
     "paced-1.dist-info/entry_points.txt": "[d3tune.backbones]\npaced = benchmarks.paced:BACKBONE\n",
 }
-# trials, seconds of each, the most that it may cost: a search is dozens of trials, and shorter ones are shown too
-SEARCHES = ((12, 10.0, 0.2), (24, 10.0, 0.2), (8, 60.0, 0.05))
-LONG = (24, 60.0, 0.05)
+# trials, seconds of each, the most that it may cost: a search is dozens of trials, and a shorter one is shown too
+SHORT = (12, 10.0, 0.2)
+SEARCHES = (SHORT, (24, 10.0, 0.2), (24, 60.0, 0.05))
 REPEATS = 5
 RUNS = TRIALS = 100
 
@@ -157,14 +157,15 @@ def measure(folder: Path, say: Callable[[str], None], full: bool = False) -> lis
 
     add(bench.help(), bench.leaderboard())
     gaps, walls = [], {}
-    for trials, length, limit in (*SEARCHES, LONG) if full else SEARCHES:
+    for trials, length, limit in SEARCHES if full else (SHORT,):
         wall, found = bench.search(trials, length)
         gaps += found
         least = trials * length / 2
         walls[trials, length] = wall
         what = f"overhead of {trials} trials of {length:g} s, two at once, over {least:g} s"
         add(Figure(what, 100 * (wall / least - 1), 100 * limit, "%"))
-    add(*once_and_each(walls))
+    if full:
+        add(*once_and_each(walls))
     add(Figure(f"start of a trial in a warm worker, median of {len(gaps)}", 1e3 * median(gaps), 200, "ms"))
     add(bench.quickstart())
     return figures
@@ -204,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.overhead", description=(__doc__ or "").partition(":")[0]
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--full", action="store_true", help="also 24 trials of a minute, 12 minutes longer")
+    parser.add_argument("--full", action="store_true", help="also 24 trials of 10 s, and of a minute; 15 min longer")
     given = parser.parse_args(argv)
     # a short name: the paths of Ray's sockets may not be longer than 107 bytes
     with tempfile.TemporaryDirectory(prefix="d3o-", ignore_cleanup_errors=True) as folder:

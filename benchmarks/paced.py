@@ -1,8 +1,8 @@
-"""A backbone for benchmarks whose trials take a given time: each update computes for a fixed share of CPU seconds.
+"""A backbone for benchmarks whose trials take a given time: with each update, a fixed share of it is over.
 
 Installed as an entry point ``paced`` by `benchmarks.overhead`. In the environment: ``PACED_SECONDS`` is the CPU time of
-a trial, ``PACED_LOG`` a file that takes a line (process, what, seconds since the epoch) as a trial makes its first
-update and when its last evaluation is done.
+a trial, its evaluations included; ``PACED_LOG`` a file that takes a line (process, what, seconds since the epoch) as a
+trial makes its first update and when its last evaluation is done.
 """
 
 import os
@@ -29,11 +29,14 @@ class PacedConfig(TrialConfig):
 class Paced(Trainer):
     """Computes until its time is over, and scores by chance."""
 
+    _began = 0.0
+
     def _step(self) -> dict[str, Tensor]:
-        """Compute for one update's share of the trial's CPU seconds."""
+        """Compute until this update's share is over, too, of which evaluations before it took their part."""
         if self.update == 0:
             _note("begin")
-        end = time.thread_time() + float(os.environ["PACED_SECONDS"]) / self.config.updates
+            self._began = time.thread_time()
+        end = self._began + float(os.environ["PACED_SECONDS"]) * (self.update + 1) / self.config.updates
         x = self.tensors.train_x[:256]
         while time.thread_time() < end:
             x @ x.T
