@@ -276,7 +276,7 @@ def sync(
     """Write to MLflow what a run has and the store has not."""
     from d3tune.search.mlflow_model import check_name
     from d3tune.search.run import open_run
-    from d3tune.search.search import sync_run
+    from d3tune.search.syncing import sync_run
     from d3tune.search.tracking import store_uri
 
     opened = open_run(run)

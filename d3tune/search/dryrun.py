@@ -18,13 +18,14 @@ from d3tune.errors import D3TuneError, RunError
 from d3tune.files import HOME_ADVICE, check_writable, home_path
 from d3tune.search.checkpoint import KEEP
 from d3tune.search.executor.temporary import TemporaryFolder
+from d3tune.search.going_on import refuse_lost_journal
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.lock import refuse_owned, refuse_shared
 from d3tune.search.planning import PlanOptions, make_plan
 from d3tune.search.probe import Probe, probe
 from d3tune.search.request import Request, resolved, run_to_extend
 from d3tune.search.run import RunDirectory, find_run, refuse_incomparable
-from d3tune.search.search import Plan, refuse_lost_journal
+from d3tune.search.search import Plan
 from d3tune.search.study import RETRY_ATTR, Ledger
 from d3tune.space import Space
 

@@ -5,14 +5,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from d3tune.config import Resources
-from d3tune.data.prepared import open_prepared
-from d3tune.errors import D3TuneError, RunError, UsageError, root_cause
+from d3tune.errors import RunError, UsageError
 from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
 from d3tune.search.analysis import ANALYSIS_FILE
@@ -26,9 +24,9 @@ from d3tune.search.confirm import (
     select,
 )
 from d3tune.search.confirmed_model import ModelRequest
-from d3tune.search.doubles import remove_doubles
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.choice import open_executor
+from d3tune.search.going_on import Say, refuse_lost_journal, refuse_other_content, say_lost, say_mended
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import Keeper, bytes_used
 from d3tune.search.mlflow_model import model_writer
@@ -37,14 +35,11 @@ from d3tune.search.run import RunDirectory, as_itself
 from d3tune.search.shown import end_tags
 from d3tune.search.standing import winner
 from d3tune.search.study import Assignment, Ledger, counts
-from d3tune.search.summaries import RECORD, SUMMARY_FILE
-from d3tune.search.summary import dataset_identity, parent_metrics, summarise
+from d3tune.search.summaries import SUMMARY_FILE
+from d3tune.search.summary import best_artifacts, dataset_identity, parent_metrics, summarise
 from d3tune.search.telling import confirming_line, left_line, refuse_without_winner, trial_line
 from d3tune.search.tracking import Mirror, default_uri
-from d3tune.words import plural
 from d3tune.yamlfile import dump_yaml
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -146,12 +141,12 @@ def run_search(
         D3TuneError: the dataset is gone or changed, a trial can never fit, or the run directory cannot be written.
     """
     config = load_backbone(run.search.backbone).config
-    _refuse_other_content(run)
+    refuse_other_content(run)
     refuse_lost_journal(run)
     run = as_itself(run, say)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
-    _say_mended(run, ledger, say)
-    _say_lost(run, ledger, say)
+    say_mended(run, ledger, say)
+    say_lost(run, ledger, say)
     if run.summary_damage:
         say(f"{run.path / SUMMARY_FILE}: damaged, taken for absent; it is written again from the study")
     plan = _extended(plan, ledger, say)
@@ -249,93 +244,6 @@ def _write_summary(run: RunDirectory, summary: dict[str, Any]) -> str | None:
     return None
 
 
-def sync_run(run: RunDirectory, tracking_uri: str, say: Say, register: str | None = None) -> None:
-    """Write to MLflow what a run's study has and the store has not; the caller owns the run.
-
-    Args:
-        run: an earlier run.
-        tracking_uri: the store.
-        say: takes one line an event.
-        register: see `Plan.register_as`.
-
-    Raises:
-        D3TuneError: the store still does not take it.
-    """
-    config = load_backbone(run.search.backbone).config
-    run = as_itself(run, say)
-    ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
-    _say_mended(run, ledger, say)
-    mirror = Mirror(tracking_uri, ledger, run)
-    if deleted := _without_doubles(tracking_uri, run, ledger):
-        say(f"MLflow at {tracking_uri}: deleted {plural(deleted, 'run')} that {run.name} had there more than once")
-    state, metrics, tags = _summarised(run, say)
-    report = run.path / "report"
-    artifacts = [*_artifacts(run), *([report] if report.is_dir() else [])]
-    mirror.further = model_writer(run.model, register, say)
-    missed = mirror.finish(state, metrics, artifacts, tags=tags)
-    if missed is not None:
-        raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {missed}")
-    n_trials = len(ledger.trials())
-    say(f"{plural(n_trials, 'trial')} of {run.name} {'is' if n_trials == 1 else 'are'} in MLflow at {tracking_uri}")
-
-
-def _without_doubles(tracking_uri: str, run: RunDirectory, ledger: Ledger) -> int:
-    try:
-        return remove_doubles(tracking_uri, run, ledger.trials())
-    except Exception as error:
-        # each kind of store has its own errors
-        raise D3TuneError(f"MLflow at {tracking_uri} did not take it: {root_cause(error)}") from None
-
-
-def _summarised(run: RunDirectory, say: Say) -> tuple[str, dict[str, float], dict[str, str]]:
-    """State, metrics and tags of the last command's summary; without one, or with a damaged one, those of no end."""
-    summary = run.read_summary()
-    try:
-        if summary is not None:
-            return str(summary["state"]), parent_metrics(summary), end_tags(run, summary)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        say(f"{run.path / SUMMARY_FILE}: lacks something; {run.resume_command} writes it again from the study")
-    if run.summary_damage:
-        say(run.summary_damage)
-    return "interrupted", {}, {}
-
-
-def _say_mended(run: RunDirectory, ledger: Ledger, say: Say) -> None:
-    if ledger.mended is not None:
-        say(f"{run.journal.name}: {ledger.mended} was cut off, as a process that is killed leaves it")
-
-
-def _recorded(run: RunDirectory) -> set[int]:
-    """Numbers of the ended trials that have a record in their folder."""
-    names = [path.parent.name for path in run.path.glob(f"trials/*/{RECORD}")]
-    return {int(name) for name in names if name.isdecimal()}
-
-
-def refuse_lost_journal(run: RunDirectory) -> None:
-    """Refuse to begin the study anew where trials were ended: their journal was removed or emptied."""
-    there = run.journal.exists() and run.journal.stat().st_size > 0
-    ended = 0 if there else len(_recorded(run))
-    if ended:
-        raise RunError(
-            f"{run.journal}: is {'empty' if run.journal.exists() else 'missing'}, but {plural(ended, 'trial')} had "
-            "ended; put it back, or search anew with another --run-dir"
-        )
-
-
-def _say_lost(run: RunDirectory, ledger: Ledger, say: Say) -> None:
-    """Say which ended trials the journal lost; their records are written after it, so no crash does that."""
-    ended = {trial.number for trial in ledger.trials() if trial.state.is_finished()}
-    for number in sorted(_recorded(run) - ended):
-        say(f"{run.journal.name}: lost the end of trial {number}, which is trained again")
-
-
-def _refuse_other_content(run: RunDirectory) -> None:
-    held = open_prepared(run.dataset_path).content_hash
-    if held != run.search.dataset_hash:
-        wanted = run.search.dataset_hash[:12]
-        raise RunError(f"{run.dataset_path}: holds content {held[:12]}, the search was made for {wanted}")
-
-
 def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources) -> TrainingJob:
     """The job of one configuration of a run, with the run's own seed."""
     return TrainingJob(
@@ -359,14 +267,10 @@ def _finish_mirror(
     patience = 15.0 if not stop.requested else 2.0 if not stop.at_once else 0.5
     tags = end_tags(run, summary)
     mirror.further = model_writer(run.model, register, say)
-    missed = mirror.finish(summary["state"], parent_metrics(summary), _artifacts(run), patience, tags)
+    missed = mirror.finish(summary["state"], parent_metrics(summary), best_artifacts(run), patience, tags)
     if missed is not None:
         say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: {run.sync_command}")
     return missed is None
-
-
-def _artifacts(run: RunDirectory) -> list[Path]:
-    return [run.best] if run.best.exists() else []
 
 
 def _run_trials(

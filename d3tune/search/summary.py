@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
@@ -87,3 +88,8 @@ def parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     for row in summary["baselines"]:
         metrics |= {f"baseline/{row['name']}/{key}": row[key] for key in ("val/H", "test/H")}
     return metrics
+
+
+def best_artifacts(run: RunDirectory) -> list[Path]:
+    """The file of the best configuration, where there is one, for MLflow."""
+    return [run.best] if run.best.exists() else []

@@ -15,10 +15,11 @@ from d3tune.search.executor import StopSignal
 from d3tune.search.invariants import run_faults
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
-from d3tune.search.search import Outcome, sync_run
+from d3tune.search.search import Outcome
 from d3tune.search.shown import git_commit, short
 from d3tune.search.study import read_trials, reports_of
 from d3tune.search.summaries import configuration_id
+from d3tune.search.syncing import sync_run
 from d3tune.search.tracking import default_uri
 
 # MLflow on SQLAlchemy 2.1
