@@ -1,8 +1,9 @@
 """Small data for the method: tensors made up from six seen and three unseen classes, and a slice of hanzi."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,33 @@ import torch
 from d3tune.data.registry import find_dataset
 from d3tune.data.scaling import Scaler
 from d3tune.data.tensors import Tensors, load_tensors
+from d3tune.method.generators import load_backbone
+from d3tune.method.trainer import Evaluation
+from d3tune.method.training import Training
 
 N_SEEN, N_UNSEEN, WIDTH, SEMANTICS = 6, 3, 12, 5
 TRAIN_ROWS = (14, 9, 17, 11, 8, 13)
+SMALL_GAN: dict[str, Any] = {
+    "updates": 8,
+    "evaluations": 2,
+    "batch_size": 24,
+    "hidden_dim": 24,
+    "noise_dim": 6,
+    "embed_dim": 12,
+    "critic_steps": 2,
+    "generator_lr": 2e-3,
+    "student_lr": 3e-3,
+    "teacher_lr": 3e-3,
+    "teacher_epochs": 1,
+    "n_synthetic_step": 2,
+    "n_synthetic_final": 6,
+    "head_epochs": 1,
+    "cls_weight": 0.1,
+    "embedding_weight": 0.05,
+    "label_weight": 0.2,
+    "ood_weight": 0.02,
+    "generator_d3_weight": 0.1,
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -94,3 +119,32 @@ def hanzi_slice(hanzi: Tensors) -> Tensors:
         n_unseen=n_unseen,
         class_ids=hanzi.class_ids[classes],
     )
+
+
+@pytest.fixture
+def small_gan() -> dict[str, Any]:
+    """Settings of a small training of the gan with every term on."""
+    return dict(SMALL_GAN)
+
+
+@pytest.fixture
+def make_gan(hanzi_slice: Tensors) -> Callable[..., Training]:
+    """``make_gan(seed=…, name=value…)``: such a training on the slice of hanzi."""
+    backbone = load_backbone("gan")
+
+    def build(seed: int = 0, **values: Any) -> Training:
+        return Training(hanzi_slice, backbone, backbone.config(**(SMALL_GAN | values)), seed)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def all_finite() -> Callable[[Evaluation], bool]:
+    """Whether no number of an evaluation is infinite or none."""
+
+    def of(evaluation: Evaluation) -> bool:
+        numbers = [*evaluation.losses.values(), *evaluation.diagnostics.values()]
+        numbers += [value for accuracies in evaluation.heads.values() for value in vars(accuracies).values()]
+        return bool(np.isfinite(numbers).all())
+
+    return of
