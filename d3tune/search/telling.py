@@ -13,7 +13,7 @@ from d3tune.words import plural
 
 
 def trial_line(trial: FrozenTrial, standing: Standing, planned: int, metric: str) -> str:
-    """How a trial ended, how many have, and which is the best so far.
+    """How a trial ended, how many have, and whether it is the best so far; most fit a terminal of 80 columns.
 
     Args:
         trial: the one that ended.
@@ -26,11 +26,9 @@ def trial_line(trial: FrozenTrial, standing: Standing, planned: int, metric: str
     if trial.state == TrialState.FAIL:
         return f"{text}  {trial.user_attrs.get('failure', '')}"
     best = best_report(reports)
-    text += f"  {metric} {best.value:.3f}  ({best.head}, update {best.update})  {reports[-1].seconds:5.1f} s"
-    leader = standing.best
-    if leader is not None:
-        text += f"  best {leader.value:.3f} (trial {leader.number})"
-    return text
+    leads = standing.best is not None and standing.best.number == trial.number
+    text += f"  {metric} {best.value:.3f} {'best' if leads else '':<4}  {reports[-1].seconds:6.1f} s"
+    return f"{text}  {best.head}, update {best.update}"
 
 
 def confirming_line(earlier: Mapping[str, Any], number: int, value: str, n_seeds: int) -> str:
