@@ -14,7 +14,7 @@ from benchmarks.accuracy.records import Record
 from d3tune.config import first_fault
 from d3tune.data.registry import find_dataset, prepared_path
 from d3tune.method.generators import load_backbone
-from d3tune.search.confirm import ConfirmationDivergedError, Selection, TestResult, evaluate, select
+from d3tune.search.confirm import ConfirmationFailedError, Selection, TestResult, evaluate, select
 from d3tune.search.executor import StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.jobs import TrainingJob
@@ -120,7 +120,7 @@ def variant_row(name: str, winner: Winner, changes: Mapping[str, Any], place: Pa
     try:
         selection = select(job, winner.seeds, executor, stop, store)
         test = evaluate(job, selection, winner.seeds, executor, stop, store)
-    except ConfirmationDivergedError as error:
+    except ConfirmationFailedError as error:
         return {"name": name, "missing": error.reason}
     return _row(name, selection, test, confirmed_heads(store, winner.seeds), winner.test)
 

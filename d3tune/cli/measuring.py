@@ -1,5 +1,6 @@
 """What the commands share that train configurations and put a table of the results: options, training, output."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -63,7 +64,9 @@ def carried_out(
     from d3tune.search.executor.ending import end_now
     from d3tune.search.planning import PlanOptions, resources_of
 
-    resources = resources_of(PlanOptions(executor=executor, concurrency=concurrency, cpus_per_trial=threads))
+    # a configuration of a larger machine keeps its threads, which decide its last digits, and shares these cores
+    cores = min(threads, os.cpu_count() or 1)
+    resources = resources_of(PlanOptions(executor=executor, concurrency=concurrency, cpus_per_trial=cores))
     stop = StopSignal()
     try:
         with (

@@ -40,9 +40,13 @@ def predict(
     from d3tune.results.predict import check_top, predictions_csv, predictions_plain, write_scores
     from d3tune.results.predict import predict as classify
 
+    taken = {path.resolve(): name for path, name in ((features, "the features"), (classes, "--classes")) if path}
     for option, path in (("-o", output), ("--scores", scores)):
-        if path is not None:
-            writable_file(path, f"give another {option}")
+        if path is None:
+            continue
+        if (other := taken.setdefault(path.resolve(), option)) != option:
+            raise UsageError(f"{option} {path}: is the file of {other}; give another")
+        writable_file(path, f"give another {option}")
     if scores is not None and scores.suffix.lower() != ".npy":
         raise UsageError(f"--scores {scores}: write it as a .npy file")
     found, predictions = classify(model, features, classes)

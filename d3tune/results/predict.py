@@ -32,14 +32,21 @@ def predict(model: str, features: Path, classes: Path | None = None) -> tuple[Mo
         classes: a file of further classes, see `read_descriptions`.
 
     Raises:
-        UsageError: a file is missing or wrong, or the model's head takes no further classes.
+        UsageError: a file is missing or wrong, its values are too large to be scored, or the model's head takes no
+            further classes.
         RunError: the model is damaged, or the run has none.
     """
     found = find_model(model)
     rows = read_features(features, found.document.features.width)
     if classes is not None:
         found = with_classes(found, classes)
-    return found, score_rows(found, rows)
+    predictions = score_rows(found, rows)
+    whole = np.isfinite(predictions.scores).all(axis=1)
+    if not whole.all():
+        raise UsageError(
+            f"{features}: row {int(whole.argmin())}: too large to be scored; is it of this kind of feature?"
+        )
+    return found, predictions
 
 
 def find_model(name: str) -> Model:

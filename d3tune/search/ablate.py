@@ -11,7 +11,7 @@ from d3tune.config import first_fault
 from d3tune.errors import UsageError
 from d3tune.method.generators import load_backbone
 from d3tune.search.configuration import Configuration
-from d3tune.search.confirm import ConfirmationDivergedError, Selection, TestResult
+from d3tune.search.confirm import ConfirmationFailedError, Selection, TestResult
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.measuring import measure, store_below
@@ -173,7 +173,7 @@ def _row(
     place = store / "-".join(["on", *kept])
     try:
         selection, test = measure(variant, seeds, executor, stop, place)
-    except ConfirmationDivergedError as error:
+    except ConfirmationFailedError as error:
         if name == FULL:
             raise
         return Row(name, shown, missing=error.reason)

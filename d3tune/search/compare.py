@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from d3tune.documents import is_json
 from d3tune.errors import D3TuneError, RunError, UsageError
 from d3tune.search.configuration import SEARCH_KEY, Configuration, configuration_of, read_configuration
-from d3tune.search.confirm import ConfirmationDivergedError, Selection, TestResult
+from d3tune.search.confirm import ConfirmationFailedError, Selection, TestResult
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.exported import confirmation_store, confirmed_document, trial_document
 from d3tune.search.jobs import TrainingJob
@@ -220,7 +220,7 @@ def _measured(side: Side, pairing: Pairing, executor: Executor, stop: StopSignal
     store = store_below("comparisons", job)
     try:
         selection, test = measure(job, pairing.seeds, executor, stop, store, side.earlier)
-    except ConfirmationDivergedError as error:
+    except ConfirmationFailedError as error:
         raise D3TuneError(f"{side.name}: {error}") from None
     trial = found.source.get("trial")
     return Measured(

@@ -60,7 +60,7 @@ class Configuration:
         if self.selection is None:
             return confirmation_seeds(self.first_seed - 1, count)
         confirmed = self.selection.seeds
-        last = confirmed[-1]
+        last = max(confirmed)
         return [*confirmed, *range(last + 1, last + 1 + count)][:count]
 
     @property
@@ -116,7 +116,8 @@ def configuration_of(
     dataset = _dataset(document, data_dir, where, prepared)
     job = _job(document, dataset, where)
     selection = _selection(document, job, where)
-    origin = dict(document.get("source") or source or {})
+    # as any file gives it back: keys are text there
+    origin = json.loads(json.dumps(dict(document.get("source") or source or {}), allow_nan=False))
     if selection is not None:
         return Configuration(_as_selected(job, selection), selection, dataset, origin, selection.seeds[0])
     searched = _searched(origin, where)
@@ -146,6 +147,8 @@ def check_keys(document: Mapping[str, Any], where: str) -> None:
         json.dumps(source, allow_nan=False)
     except ValueError:
         raise UsageError(f"{where}: source: a number in it is NaN or infinite") from None
+    except TypeError as error:
+        raise UsageError(f"{where}: source: must hold plain values alone ({error})") from None
 
 
 def _dataset(document: Mapping[str, Any], data_dir: Path | None, where: str, prepared: Path | None) -> GZSLDataset:

@@ -5,6 +5,7 @@ The same code serves the winner of a search and a configuration file that is ret
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from d3tune import __version__
 from d3tune.config import Device, Objective, SelectionProtocol, metric_prefix
@@ -27,20 +28,28 @@ from d3tune.search.reports import Report, best_report
 from d3tune.search.trial import curve, evaluate_on_test
 
 FORMAT = 1
+MAX_REASON = 300
 TestProtocol = Literal["test", "published"]
 TEST_METRICS = ("H", "U", "S", "T1", "AUSUC", "H_raw", "U_raw", "S_raw", "AUROC", "FPR95")
 
 
-class ConfirmationDivergedError(D3TuneError):
-    """A training that was to confirm a configuration diverged.
+class ConfirmationFailedError(D3TuneError):
+    """A training that was to confirm a configuration failed.
 
     Attributes:
-        reason: where, and at which update.
+        reason: what went wrong, in one line.
     """
 
+    def __init__(self, reason: str, advice: str = "use another configuration") -> None:
+        super().__init__(f"a confirmation failed ({reason}); {advice}")
+        self.reason = reason
+
+
+class ConfirmationDivergedError(ConfirmationFailedError):
+    """It diverged: the reason says where, and at which update."""
+
     def __init__(self, reason: str) -> None:
-        super().__init__(f"a confirmation diverged ({reason}); use fewer seeds, or another configuration")
-        self.reason = f"diverged: {reason}"
+        super().__init__(f"diverged: {reason}", "use fewer seeds, or another configuration")
 
 
 class Selection(BaseModel):
@@ -63,6 +72,13 @@ class Selection(BaseModel):
     threads: int = Field(1, ge=1, le=4096)
     device: Device = "cpu"
     compile: bool = False
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError("must be different whole numbers from 0 on")
+        return seeds
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,8 @@ def select(
         updates=chosen[0].update,
         head=head,
         seen_offset=0.0 if job.objective == "H_raw" else offset,
-        **{f"{prefix}_H": fmean(report.metrics[f"{prefix}/{head}/{shown}"] for report in chosen)},
+        # of rows that are all right, a mean over classes may end a rounding above 1
+        **{f"{prefix}_H": min(1.0, fmean(report.metrics[f"{prefix}/{head}/{shown}"] for report in chosen))},
         threads=job.threads,
         device=job.device,
         compile=job.compile,
@@ -288,7 +305,7 @@ def _stored_map(
         further: arguments of some items that leave their results as they are; such an item is computed in any case.
 
     Raises:
-        ConfirmationDivergedError: a training diverged.
+        ConfirmationFailedError: a training diverged, or failed for another reason of its own.
     """
     further = further or {}
     keys = [_key(function, item) for item in items]
@@ -312,7 +329,16 @@ def _stored_map(
         executor.map(function, [(*items[index], *further.get(index, ())) for index in missing], stop, keep)
     except DivergedError as error:
         raise ConfirmationDivergedError(str(error)) from None
+    except (D3TuneError, OSError):
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).debug("a confirmation failed", exc_info=True)
+        raise ConfirmationFailedError(f"{type(error).__name__}: {_one_line(error)}") from None
     return [results[index] for index in range(len(items))]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_REASON]
 
 
 def _key(function: Any, item: tuple[Any, ...]) -> str:

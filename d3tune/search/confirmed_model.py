@@ -48,7 +48,7 @@ class ModelRequest:
         folder: where it is kept.
         source: where its configuration comes from.
         key: names what is trained and tested.
-        place: where it may have been moved to.
+        place: where it may have been moved to; with one, a model that cannot be saved is noted beside ``folder``.
     """
 
     folder: Path
@@ -126,8 +126,9 @@ def keep_model(
     try:
         spec, tensors = to_plain(cast(Part, score))
     except NotSavableError:
-        request.folder.parent.mkdir(parents=True, exist_ok=True)
-        write_json(request.folder.parent / REFUSED, {"key": request.key})
+        if request.place is not None:
+            request.folder.parent.mkdir(parents=True, exist_ok=True)
+            write_json(request.folder.parent / REFUSED, {"key": request.key})
         return
     dataset = open_prepared(Path(job.dataset))
     config, data = training.config, training.tensors

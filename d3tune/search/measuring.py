@@ -30,7 +30,7 @@ def measure(
         earlier: a directory of another confirmation, which is read alone: what fits in it is not trained again.
 
     Raises:
-        ConfirmationDivergedError: a training diverged.
+        ConfirmationFailedError: a training diverged, or failed for another reason of its own.
     """
     selection = select(job, seeds, executor, stop, store, earlier)
     return selection, evaluate(job, selection, seeds, executor, stop, store, earlier)

@@ -14,6 +14,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import SearchConfig, metric_prefix
+from d3tune.search.analysis import tested
 from d3tune.search.baselines import baseline
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.jobs import TrainingJob
@@ -23,7 +24,7 @@ from d3tune.search.trial import curve, evaluate_on_test
 
 PHASES: dict[Callable[..., Any], str] = {
     curve: "confirming: fresh seeds fix updates, head and offset",
-    evaluate_on_test: "confirming: one test a seed",
+    **dict.fromkeys((evaluate_on_test, tested), "confirming: one test a seed"),
     baseline: "baselines",
 }
 # of how many of the last ended trials the durations are averaged

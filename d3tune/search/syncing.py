@@ -3,7 +3,7 @@
 from d3tune.errors import D3TuneError, root_cause
 from d3tune.method.generators import load_backbone
 from d3tune.search.doubles import remove_doubles
-from d3tune.search.going_on import Say, say_mended
+from d3tune.search.going_on import Say, refuse_lost_journal, say_lost, say_mended
 from d3tune.search.mlflow_model import model_writer
 from d3tune.search.run import RunDirectory, as_itself
 from d3tune.search.shown import end_tags
@@ -25,11 +25,14 @@ def sync_run(run: RunDirectory, tracking_uri: str, say: Say, register: str | Non
 
     Raises:
         D3TuneError: the store still does not take it.
+        RunError: the run's journal was lost.
     """
     config = load_backbone(run.search.backbone).config
+    refuse_lost_journal(run)
     run = as_itself(run, say)
     ledger = Ledger(run.journal, run.name, run.search, run.load_space(config), config)
     say_mended(run, ledger, say)
+    say_lost(run, ledger, say)
     mirror = Mirror(tracking_uri, ledger, run)
     if deleted := _without_doubles(tracking_uri, run, ledger):
         say(f"MLflow at {tracking_uri}: deleted {plural(deleted, 'run')} that {run.name} had there more than once")

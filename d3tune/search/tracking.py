@@ -247,9 +247,10 @@ class Mirror:
             attach(client, self._parent, path)
         if confirmed_metric(self._search) in metrics:
             note_best(client, self._experiment, self._search)
+        client.set_terminated(self._parent, PARENT_STATUS[state])
+        # last: a store may refuse a model and have all the rest
         if self.further is not None:
             self.further(client, self._experiment, self._parent)
-        client.set_terminated(self._parent, PARENT_STATUS[state])
 
     def link(self) -> str:
         """Path and query of the MLflow page that compares this run's trials, best first."""

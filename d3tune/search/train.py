@@ -12,6 +12,7 @@ from d3tune.search.confirm import Selection, TestResult, configuration_document,
 from d3tune.search.confirmed_model import ModelRequest
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
+from d3tune.search.model import DOCUMENT
 from d3tune.words import TEST_SELECTED, plural
 
 
@@ -111,7 +112,8 @@ def _train(
     kept = None if model is None else ModelRequest(model.absolute(), {"file": Path(where).name, **found.source})
     result = evaluate(job, selection, seeds, executor, stop, model=kept)
     if model is not None:
-        say(f"wrote {model}" if model.exists() else f"head '{selection.head}' cannot be saved: there is no model")
+        written = (model / DOCUMENT).is_file()
+        say(f"wrote {model}" if written else f"head '{selection.head}' cannot be saved: there is no model")
     return Trained(configuration_document(job, found.identity, selection, result, found.source), selection, result)
 
 

@@ -29,18 +29,23 @@ T_5 = 2.7764451051977987
 
 
 class Counting(InProcessExecutor):
-    """Counts the trainings, and lets those diverge that have no L_od, where told so."""
+    """Counts the trainings, and lets some fail, where told so."""
 
-    def __init__(self, diverge: Callable[[TrainingJob], bool] = lambda job: False, where: str = "loss critic") -> None:
+    def __init__(
+        self,
+        failing: Callable[[TrainingJob], bool] = lambda job: False,
+        where: str = "loss critic",
+        error: Exception | None = None,
+    ) -> None:
         super().__init__()
         self.trained = 0
-        self._diverge, self._where = diverge, where
+        self._failing, self._error = failing, error or DivergedError(where, 3)
 
     def map(self, function: Any, items: Any, stop: StopSignal, on_result: Any = None) -> list[Any]:
         """See `Executor.map`."""
         for item in items:
-            if self._diverge(item[0]):
-                raise DivergedError(self._where, 3)
+            if self._failing(item[0]):
+                raise self._error
         self.trained += len(items)
         return super().map(function, items, stop, on_result)
 
@@ -159,6 +164,17 @@ def test_a_variant_without_a_head_or_that_diverges_says_so(write: Callable[..., 
     assert [row.test is None for row in ablation.rows] == [False, True, True, True]
     with pytest.raises(D3TuneError, match="diverged"):
         taken_apart(path, tmp_path, Counting(lambda job: True), seeds=1)
+
+
+def test_a_variant_that_fails_costs_its_own_row_alone(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(heads=["prototype"], embedding_weight=0.0, label_weight=0.0)
+    failing = Counting(lambda job: job.config["ood_weight"] == 0, error=RuntimeError("out of memory\non device 0"))
+    missing = {row.name: row.missing for row in taken_apart(path, tmp_path, failing, seeds=1).rows}
+    assert missing["full"] == missing["without L_cls"] == ""
+    assert missing["without L_od"] == "RuntimeError: out of memory on device 0"
+    failing = Counting(lambda job: True, error=RuntimeError("out of memory"))
+    with pytest.raises(D3TuneError, match=r"a confirmation failed \(RuntimeError: out of memory\)"):
+        taken_apart(path, tmp_path / "other", failing, seeds=1)
 
 
 def test_what_the_test_chose_is_labelled_and_measured_by_validation(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from d3tune.errors import RunError, UsageError
 from d3tune.method.generators import load_backbone
 from d3tune.results.export import export_best
 from d3tune.results.leaderboard import best_run, leaderboard_rows
+from d3tune.search.configuration import configuration_of
 from d3tune.search.confirm import (
     Selection,
     TestResult,
@@ -81,6 +82,21 @@ def test_update_count_head_and_offset_come_from_the_mean_curve(
     assert selection.seen_offset == median(offsets)
     assert selection.seeds == (1, 2, 3)
     assert selection.protocol == "validation"
+
+
+def test_a_mean_that_rounds_above_1_is_1(tiny: dict[str, Any], write_toy: Toy, tmp_path: Path) -> None:
+    class Perfect(InProcessExecutor):
+        """Every row is right, and a sum of shares ends above 1, as sums of thirds do."""
+
+        def map(self, function: Any, items: Any, stop: StopSignal, on_result: Any = None) -> list[Any]:
+            value = 1.0000000000000002
+            metrics = {"val/H": value, "val/prototype/H": value, "val/prototype/seen_offset": 0.0}
+            for index, _ in enumerate(items):
+                on_result(index, [Report(40, value, "prototype", metrics, seconds=1.0).to_dict()])
+            return []
+
+    found = select(job_on(write_toy(tmp_path), tiny), [1, 2], Perfect(), StopSignal())
+    assert found.val_H == 1.0
 
 
 def test_with_the_raw_objective_the_offset_is_0(write_toy: Toy, tmp_path: Path, tiny: dict[str, Any]) -> None:
@@ -237,6 +253,8 @@ def test_wrong_configurations_are_refused_by_one_line(confirmed: Outcome, tmp_pa
     refused("format 99 is not known", format=99)
     refused(r"selection\.updates", selection={**sound["selection"], "updates": 0})
     refused(r"selection\.seen_offset", selection={**sound["selection"], "seen_offset": float("nan")})
+    refused(r"selection\.seeds", selection={**sound["selection"], "seeds": [1, 1]})
+    refused(r"selection\.seeds", selection={**sound["selection"], "seeds": [-1]})
     refused(r"selection\.protocol", selection={**sound["selection"], "protocol": "test"})
     refused("unknown backbone 'gna'; did you mean 'gan'", backbone="gna")
     refused("line 1", text="dataset: [hanzi")
@@ -246,6 +264,21 @@ def test_wrong_configurations_are_refused_by_one_line(confirmed: Outcome, tmp_pa
         retrain(tmp_path / "absent.yaml", 1)
     with pytest.raises(UsageError, match="--seeds 0"):
         retrain(confirmed.run.best, 0)
+
+
+def test_seeds_that_follow_are_new_ones_whatever_the_order(confirmed: Outcome) -> None:
+    sound = read_yaml(confirmed.run.best)
+    found = configuration_of({**sound, "selection": {**sound["selection"], "seeds": [3, 1]}}, "it", None)
+    assert found.seeds(4) == [3, 1, 4, 5]
+    assert found.seeds(1) == [3]
+
+
+def test_a_source_is_what_a_file_would_give_back(confirmed: Outcome) -> None:
+    sound = read_yaml(confirmed.run.best)
+    found = configuration_of({**sound, "source": {"by": {10: "x", 2: "y", "z": [1]}}}, "it", None)
+    assert found.source == {"by": {"10": "x", "2": "y", "z": [1]}}
+    with pytest.raises(UsageError, match="it: source: must hold plain values alone"):
+        configuration_of({**sound, "source": {"by": Path("x")}}, "it", None)
 
 
 def test_a_selected_head_that_the_configuration_lacks_is_refused(confirmed: Outcome, tmp_path: Path) -> None:

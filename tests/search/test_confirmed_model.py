@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from d3tune.config import Resources
 from d3tune.data.prepared import open_prepared
+from d3tune.search.confirmed_model import ModelRequest, keep_model
 from d3tune.search.executor import StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.jobs import TrainingJob
@@ -281,6 +282,15 @@ def test_train_writes_a_model_to_a_new_folder_alone(run: RunDirectory, tmp_path:
         assert (end.code, end.err.count("\n")) == (2, 1)
         assert "is there already; give a new folder" in end.err
     assert (tmp_path / "used" / "mine.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_only_a_run_notes_that_its_model_cannot_be_saved(tmp_path: Path) -> None:
+    job, nothing = TrainingJob("gan", {}, "", "", seed=0), cast(Any, None)
+    for place, noted in ((None, False), (tmp_path / "model", True)):
+        request = ModelRequest(tmp_path / "work" / "model", {}, "key", place)
+        keep_model(request, job, nothing, "head", None, 0.0, {})
+        assert (tmp_path / "work" / "no-model.json").exists() == noted
+        assert request.settled == noted
 
 
 def test_before_the_confirmation_there_is_no_model_and_a_way_to_one(

@@ -353,9 +353,10 @@ def test_fewer_trials_and_a_retry_are_the_retry_alone(
     sound(run, 4)
 
 
+@pytest.mark.parametrize("again", [("resume", "--trials", "+1"), ("sync",)], ids=["resume", "sync"])
 @pytest.mark.parametrize("how", ["missing", "empty"])
 def test_a_run_that_lost_its_journal_is_not_begun_anew(
-    how: str, toy_run: ToyRun, carry_out: CarryOut, command: Command
+    how: str, again: tuple[str, ...], toy_run: ToyRun, carry_out: CarryOut, command: Command
 ) -> None:
     run = toy_run()
     carry_out(run, trials=2)
@@ -364,7 +365,7 @@ def test_a_run_that_lost_its_journal_is_not_begun_anew(
     if how == "empty":
         run.journal.touch()
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    end = command("resume", run.name, "--trials", "+1")
+    end = command(again[0], run.name, *again[1:])
     assert end.code == 1
     assert end.err.splitlines()[-1].startswith(f"d3tune: {run.journal}: is {how}, but 2 trials had ended; put it back")
     left = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}

@@ -179,6 +179,9 @@ def test_what_was_cut_off_anywhere_is_there_once_after_a_sync(
         outcome = carry_out(run, register_as=NAME)
     assert not outcome.mirrored
     assert outcome.test is not None, "the search lost nothing"
+    ids = [experiment.experiment_id for experiment in client().search_experiments()]
+    (parent,) = client().search_runs(ids, "tags.kind = 'search'")
+    assert parent.info.status == "FINISHED", "the model alone is missing"
     assert command("sync", run.path, "--register", NAME).code == 0
     (model,) = models()
     assert str(model.status) == "READY"

@@ -115,6 +115,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty.npy": (lambda path: np.save(path, np.ones((0, 256))), "have no row"),
     "nan.npy": (lambda path: np.save(path, np.full((2, 256), np.nan)), "NaN or infinite, first in row 0"),
     "huge.npy": (lambda path: np.save(path, np.full((2, 256), 1e300)), "NaN or infinite, first in row 0"),
+    "large.npy": (lambda path: np.save(path, np.full((2, 256), 3e38)), "row 0: too large to be scored"),
     "text.npy": (lambda path: np.save(path, np.full((2, 256), "x")), "it must be an array of real numbers"),
     "complex.npy": (lambda path: np.save(path, np.ones((2, 256)) * 1j), "it must hold real numbers"),
     "pickle.npy": (lambda path: np.save(path, np.full((1, 1), Payload()), allow_pickle=True), "never read"),
@@ -153,8 +154,13 @@ def test_wrong_options_are_refused_by_one_line(
         (found.run.name, features, "--top", 201): "--top 201: the model has 200 classes",
         (found.run.name, features, "--scores", tmp_path / "s.txt"): "write it as a .npy file",
         (found.run.name, features, "-o", tmp_path / "no" / "out.csv"): "its folder does not exist",
+        (found.run.name, features, "-o", features): "is the file of the features; give another",
+        (found.run.name, features, "-o", tmp_path / "s.npy", "--scores", tmp_path / "s.npy"): "is the file of -o",
     }
+    before = features.read_bytes()
     for arguments, words in refused.items():
         end = command("predict", *arguments)
         assert (end.code, end.out, end.err.count("\n")) == (2, "", 1), end
         assert words in end.err
+    assert features.read_bytes() == before
+    assert not (tmp_path / "s.npy").exists()

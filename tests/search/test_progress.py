@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from d3tune.config import SearchConfig
+from d3tune.search.analysis import Analysing
 from d3tune.search.executor import StopSignal, TrialQueue
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.executor.recorded import recorded
@@ -176,6 +177,19 @@ def test_a_stop_and_the_parts_of_a_phase_are_told() -> None:
 
     assert executor.map(abs, [(-1,), (-2,)], StopSignal(), look) == [1, 2]
     assert seen == [("working", 1, 2), ("working", 2, 2)]
+
+
+def test_the_test_of_a_confirmation_is_told_where_it_is_analysed_too(tmp_path: Path) -> None:
+    progress, seen = Progress(), list[str]()
+    executor = Analysing(progress.watched(InProcessExecutor(), SEARCH), tmp_path / "analysis.json", seed=1)
+    job = TrainingJob("gan", {}, "", "", seed=2)
+
+    def test(*_: Any) -> dict[str, float]:
+        seen.append(progress.view().phase)
+        return {"H": 0.5}
+
+    assert executor.map(test, [(job, 1, "softmax", 0.0)], StopSignal()) == [{"H": 0.5}]
+    assert seen == ["confirming: one test a seed"]
 
 
 def test_seconds_left_by_hand() -> None:
