@@ -139,8 +139,13 @@ def write_board(output: Path, form: str, rows: Rows, protocol: str = "all") -> l
     """
     writable_file(output, "give another -o")
     texts = {output: FORMS[form](rows, protocol)}
+    second = output.with_name(f"{output.stem}-published{output.suffix}")
     if form == "csv" and _published(rows):
-        texts[output.with_name(f"{output.stem}-published{output.suffix}")] = published_csv(rows)
+        writable_file(second, "give another -o")
+        texts[second] = published_csv(rows)
+    if form == "csv" and second not in texts:
+        # of an earlier board, which this one replaces
+        second.unlink(missing_ok=True)
     for path, text in texts.items():
         write_text(path, text + "\n")
     return list(texts)

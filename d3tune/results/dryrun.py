@@ -97,7 +97,7 @@ def _machine(dry: "DryRun") -> str:
         return "\n".join([*lines, f"trials at once: as many as fit the cluster at {resources.address}, not asked"])
     lines.append(f"trials at once: {machine.at_once} ({needs} each)")
     if dry.probe is not None and machine.memory_bytes is not None:
-        needed = machine.at_once * dry.probe.memory_bytes
+        needed = min(machine.at_once, dry.left) * dry.probe.memory_bytes
         if needed > machine.memory_bytes:
             lines.append(f"  they need {_size(needed)} of memory, which is more than is free; give a --concurrency")
     return "\n".join(lines)

@@ -70,7 +70,8 @@ def _where(output: Path | None, form: str | None, trial: int | None) -> tuple[Pa
 
 
 def _opened(run: str | None, dataset: str | None, backbone: str | None, trial: int | None) -> RunDirectory:
-    if (run is None) == (dataset is None or backbone is None):
+    given = sum(value is not None for value in (dataset, backbone))
+    if given != (2 if run is None else 0):
         start = "" if leaderboard_rows() else f"; there is no confirmed run yet, start with: {FIRST_SEARCH}"
         raise UsageError(f"export takes a run, or --dataset with --backbone{start}")
     if run is not None:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+COLUMNS = ["number", "state", "metric", "value", "update", "head", "seconds", "failure"]
+
+
 class Run:
     """A finished or running search, to read.
 
@@ -22,7 +25,11 @@ class Run:
     def trials(self) -> "pd.DataFrame":
         """One row a trial: number, state, best value, its update and head, seconds, failure, hyper-parameters.
 
-        Hyper-parameters are columns ``config.<name>``; accuracies are in [0, 1] on the validation protocol.
+        Hyper-parameters are columns ``config.<name>``. A value is in [0, 1], and of the quantity that ``metric`` names:
+        ``val/H`` of the validation protocol; of a search under the published protocol it is test-selected.
+
+        Raises:
+            RunError: the study has not begun, or its journal is damaged.
         """
         import pandas as pd
 
@@ -36,6 +43,7 @@ class Run:
                 {
                     "number": trial.number,
                     "state": trial.state.name,
+                    "metric": self.directory.search.searched_metric,
                     "value": None if best is None else best.value,
                     "update": None if best is None else best.update,
                     "head": None if best is None else best.head,
@@ -44,7 +52,7 @@ class Run:
                     **{f"config.{key}": value for key, value in trial.user_attrs.get("config", {}).items()},
                 }
             )
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=None if rows else COLUMNS)
 
     def summary(self) -> dict[str, Any] | None:
         """What the last command found: counts, winner, selection, test; None before one has ended."""

@@ -166,11 +166,13 @@ def _ray_fault(package: Path) -> str:
 
 
 def _started_ray() -> Finding:
-    begin, log = time.monotonic(), home() / "doctor.log"
+    begin, where = time.monotonic(), ""
     try:
+        log = home() / "doctor.log"
+        where = f" (see {log})"
         with closing(open_executor(Resources(), log, StopSignal())) as executor:
             (there,) = executor.map(platform.python_version, [()], StopSignal())
     except D3TuneError as error:
-        return Finding("Ray", f"{error} (see {log})", problem=True)
+        return Finding("Ray", f"{error}{where}", problem=True)
     seconds = time.monotonic() - begin
     return Finding("Ray", f"started, ran a task on python {there} and ended, in {seconds:.0f} s")

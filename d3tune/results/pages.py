@@ -4,14 +4,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from d3tune.errors import D3TuneError, root_cause
-from d3tune.search.shown import KIND_TAG, RUN_TAG, SEARCH
+from d3tune.search.shown import EXPERIMENT_PREFIX, KIND_TAG, RUN_TAG, SEARCH
 from d3tune.search.views import SEARCHES_KEY, compare_link, trials_key, view_link
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENTS = "#/experiments"
-PREFIX = "d3tune/"
 
 
 def address_of(uri: str) -> str:
@@ -44,7 +43,8 @@ def pages(uri: str, uid: str | None = None) -> list[tuple[str, str]]:
 
 def _pages(client: "MlflowClient", uid: str | None) -> list[tuple[str, str]]:
     everything = ("all datasets", EXPERIMENTS)
-    experiments = {item.experiment_id: item.name for item in client.search_experiments() if _ours(item.name)}
+    ours = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT_PREFIX}%'")
+    experiments = {item.experiment_id: item.name for item in ours}
     if not experiments:
         return [everything]
     chosen = f"tags.{KIND_TAG} = '{SEARCH}'" + ("" if uid is None else f" and tags.`{RUN_TAG}` = '{uid}'")
@@ -54,12 +54,8 @@ def _pages(client: "MlflowClient", uid: str | None) -> list[tuple[str, str]]:
         found.insert(0, ("searches on all datasets", compare_link(list(experiments))))
     for run in last:
         experiment = run.info.experiment_id
-        name = experiments[experiment].removeprefix(PREFIX)
+        name = experiments[experiment].removeprefix(EXPERIMENT_PREFIX)
         found.insert(0, (f"searches on {name}", view_link(experiment, SEARCHES_KEY)))
         trials = view_link(experiment, trials_key(run.data.tags[RUN_TAG]))
         found.insert(0, (f"trials of {run.info.run_name} on {name}", trials))
     return found
-
-
-def _ours(name: str) -> bool:
-    return name.startswith(PREFIX)

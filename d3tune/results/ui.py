@@ -11,14 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from d3tune.errors import D3TuneError, UsageError
 from d3tune.files import home
 from d3tune.results.browser import open_page
 from d3tune.results.pages import address_of, pages
 from d3tune.results.store import store_fault
-from d3tune.search.mlflow_file import create_store
+from d3tune.search.mlflow_file import create_store, file_of
 from d3tune.search.run import open_run
 from d3tune.search.tracking import store_uri
 from d3tune.words import FIRST_SEARCH
@@ -61,6 +60,7 @@ def show(run: str | None, port: int, tracking_uri: str | None, browser: bool, pu
         raise UsageError(f"{uri}: Databricks serves its own pages")
     _check_store(uri)
     _check_port(port)
+    _reach_directly()
     with _stopped_by_signals(), _server(uri, port) as server:
         _show(f"http://{HOST}:{port}", uid, browser, put)
         say("serving this machine alone; Ctrl-C ends it")
@@ -102,10 +102,16 @@ def _server(uri: str, port: int) -> Iterator["subprocess.Popen[bytes]"]:
             _end(server)
 
 
+def _reach_directly() -> None:
+    """Let MLflow's client in this process ask the server here, where the environment names a proxy."""
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), HOST]))
+
+
 def _check_store(uri: str) -> None:
     """The server would make an empty store, or start on one that it cannot read and show an error on each page."""
-    kind, _, file = uri.partition(":///")
-    if kind.startswith("sqlite") and not Path(file.partition("?")[0]).exists():
+    file = file_of(uri)
+    if file is not None and not file.exists():
         raise UsageError(f"{uri}: there is no MLflow store yet, start with: {FIRST_SEARCH}")
     fault = store_fault(uri)
     if fault is not None:
@@ -116,7 +122,9 @@ def _answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
     end = time.monotonic() + PATIENCE
     while server.poll() is None and time.monotonic() < end:
         with suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5).close()
+            # not by way of a proxy, which would look for the server on its own machine
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            opener.open(f"http://{HOST}:{port}/health", timeout=5).close()
             return server.poll() is None
         time.sleep(POLL_SECONDS)
     return False

@@ -13,6 +13,11 @@ _sinks: list[logging.Handler] = []
 class LogFile(logging.FileHandler):
     """The run's log; a disk that is full is told of by what the search itself writes."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.FileHandler.emit`, which raises where the file cannot be made."""
+        with suppress(OSError):
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing of a message that cannot be written."""
 

@@ -1,12 +1,12 @@
 """What MLflow has of a search more than once, as two mirrors at work on one run leave it: all but one are deleted."""
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
 from d3tune.search.mirrored import by_trial, child_faults, runs_of
+from d3tune.search.mlflow_file import file_of
 from d3tune.search.run import RunDirectory
 from d3tune.search.shown import PARENT_TAG
 
@@ -30,8 +30,8 @@ def remove_doubles(uri: str, run: RunDirectory, trials: list[FrozenTrial]) -> in
     """
     from mlflow import MlflowClient
 
-    file = uri.removeprefix("sqlite:///")
-    if file != uri and not Path(file).exists():
+    file = file_of(uri)
+    if file is not None and not file.exists():
         # a client would create it
         return 0
     client = MlflowClient(uri)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
@@ -10,9 +9,11 @@ from optuna.trial import FrozenTrial
 from d3tune.config import SearchConfig
 from d3tune.errors import root_cause
 from d3tune.search.faults import Fault
+from d3tune.search.mlflow_file import file_of
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
 from d3tune.search.shown import (
+    EXPERIMENT_PREFIX,
     LAYOUT,
     LAYOUT_TAG,
     RUN_TAG,
@@ -48,8 +49,8 @@ def mirror_faults(
     """
     from mlflow import MlflowClient
 
-    file = uri.removeprefix("sqlite:///")
-    if file != uri and not Path(file).exists():
+    file = file_of(uri)
+    if file is not None and not file.exists():
         # a client would create it; a search that was cut off may not have come so far
         begun = closed or any(trial.state.is_finished() for trial in trials)
         again = f"{run.sync_command} writes it again"
@@ -66,7 +67,9 @@ def mirror_faults(
 
 def runs_of(client: "MlflowClient", uid: str) -> list[Any]:
     """Every MLflow run of a search, by its identity."""
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    # a server that many share may have more experiments than one answer holds
+    ours = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT_PREFIX}%'")
+    ids = [experiment.experiment_id for experiment in ours]
     found: list[Any] = []
     token = None
     while True:

@@ -7,6 +7,20 @@ from d3tune.files import make_new
 PREFIX = "sqlite:///"
 
 
+def file_of(uri: str) -> Path | None:
+    """The file of an SQLite store; None of any other."""
+    path = uri.removeprefix(PREFIX).partition("?")[0]
+    return Path(path) if uri.startswith(PREFIX) and path else None
+
+
+def absolute(uri: str) -> str:
+    """A URI that names the same store from every folder: the file of an SQLite store by its whole path."""
+    file = file_of(uri)
+    if file is None:
+        return uri
+    return uri.replace(f"{PREFIX}{file}", f"{PREFIX}{file.absolute()}", 1)
+
+
 def create_store(uri: str) -> None:
     """Make the file of an SQLite store where there is none.
 
@@ -19,8 +33,8 @@ def create_store(uri: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path = Path(uri.removeprefix(PREFIX))
-    if uri.startswith(PREFIX) and "?" not in uri and not path.exists():
+    path = file_of(uri)
+    if path is not None and "?" not in uri and not path.exists():
         make_new(path, _make_tables)
 
 

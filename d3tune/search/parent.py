@@ -39,15 +39,29 @@ def open_experiment(client: "MlflowClient", uri: str, run: RunDirectory, space: 
     overview, own = searches_view(), trials_view(run, space)
     tags = {NOTE_TAG: EXPERIMENT_NOTE, overview.tag: overview.value, own.tag: own.value}
     name = experiment_name(run.search)
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        location = home() / "mlflow-artifacts" / slug(run.search.dataset)
-        local = urlparse(uri).scheme.startswith("sqlite")
-        return str(client.create_experiment(name, location.as_uri() if local else None, tags))
+    experiment = client.get_experiment_by_name(name) or _made(client, name, uri, run, tags)
+    if experiment.lifecycle_stage == "deleted":
+        # its name is taken, and what is deleted takes nothing
+        client.restore_experiment(experiment.experiment_id)
     for key, value in tags.items():
         if key not in experiment.tags or (key == own.tag and experiment.tags[key] != value):
             client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
+
+
+def _made(client: "MlflowClient", name: str, uri: str, run: RunDirectory, tags: dict[str, str]) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    location = home() / "mlflow-artifacts" / slug(run.search.dataset)
+    local = urlparse(uri).scheme.startswith("sqlite")
+    try:
+        return client.get_experiment(client.create_experiment(name, location.as_uri() if local else None, tags))
+    except MlflowException:
+        # another search on the same data may have been first
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return experiment
 
 
 def open_parent(

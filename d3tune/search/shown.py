@@ -26,6 +26,7 @@ from d3tune.words import TEST_SELECTED, plural
 
 RUN_TAG, TRIAL_TAG, STATE_TAG, LAYOUT_TAG = "d3tune.run", "d3tune.trial", "d3tune.state", "d3tune.layout"
 LAYOUT = "2"
+EXPERIMENT_PREFIX = "d3tune/"
 KIND_TAG, SEARCH, TRIAL = "kind", "search", "trial"
 CONFIGURATION_TAG = "configuration"
 PARENT_TAG, NOTE_TAG, COMMIT_TAG = "mlflow.parentRunId", "mlflow.note.content", "mlflow.source.git.commit"
@@ -70,7 +71,7 @@ FAILED ones have their reason in the note. Parameters and values are rounded her
 
 def experiment_name(search: SearchConfig) -> str:
     """``d3tune/<dataset>``, a slash in the dataset's name written as a dash."""
-    return f"d3tune/{slug(search.dataset)}"
+    return f"{EXPERIMENT_PREFIX}{slug(search.dataset)}"
 
 
 def parent_name(search: SearchConfig) -> str:
@@ -135,6 +136,9 @@ def end_tags(run: RunDirectory, summary: Mapping[str, Any]) -> dict[str, str]:
         name = child_name(run.search, best["trial"])
         lines.append(f"Best trial: `{name}`, {run.search.searched_metric} {best['value']:.4f}.")
     if summary["test"] is not None:
+        confirmed, best = summary.get("confirmed_trial"), (summary["winner"] or {}).get("trial")
+        if confirmed not in (None, best):
+            lines.append(f"Confirmed, the best of an earlier command: `{child_name(run.search, confirmed)}`.")
         lines.append(f"{_confirmed(summary['test'])} The configuration is in `best.yaml`.")
     tags = {NOTE_TAG: "\n\n".join([*lines, _commands(run)])}
     # a summary of 0.1.0 does not name it

@@ -20,7 +20,7 @@ from d3tune.files import home, writable_directory
 from d3tune.search import chatter
 from d3tune.search.batches import log_run
 from d3tune.search.journal import CONFIG_ATTR
-from d3tune.search.mlflow_file import create_store
+from d3tune.search.mlflow_file import absolute, create_store, file_of
 from d3tune.search.parent import attach, note_best, open_experiment, open_parent
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
@@ -82,12 +82,14 @@ def store_uri(given: str | None) -> str:
     Raises:
         UsageError: see `check_uri`.
     """
-    return check_uri(given or os.environ.get(VARIABLE) or default_uri())
+    # a run remembers it, and is gone on with from anywhere
+    return absolute(check_uri(given or os.environ.get(VARIABLE) or default_uri()))
 
 
 def origin(uri: str) -> str:
     """What names a store, to be changed where that is wrong."""
-    return VARIABLE if uri == os.environ.get(VARIABLE) else "--tracking-uri"
+    named = os.environ.get(VARIABLE)
+    return VARIABLE if named is not None and uri in (named, absolute(named)) else "--tracking-uri"
 
 
 def check_uri(uri: str) -> str:
@@ -104,10 +106,10 @@ def check_uri(uri: str) -> str:
             "or a postgresql, mysql or mssql URI"
         )
     if scheme == "sqlite":
-        path = uri.removeprefix("sqlite:///")
-        if path == uri or not path:
+        path = file_of(uri)
+        if path is None:
             raise UsageError(f"{option} {uri}: an SQLite store is sqlite:///FILE")
-        folder = Path(path).absolute().parent
+        folder = path.absolute().parent
         # a slip of the hand would make a new store; d3tune's own home is made where it is not there
         if not folder.is_dir() and folder != home().absolute():
             raise UsageError(f"{option} {uri}: there is no folder {folder}; make it, or give another")

@@ -132,6 +132,18 @@ def test_a_ray_that_does_not_start(examined: Examined, monkeypatch: pytest.Monke
         assert words in findings["Ray"]["state"]
 
 
+def test_a_deep_examination_without_a_home_says_the_rest(
+    d3tune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("D3TUNE_HOME", str(tmp_path / "file"))
+    end = d3tune("doctor", "--deep")
+    assert end.code == 1
+    lines = end.out.splitlines()
+    assert any("torch" in line for line in lines), end
+    assert any("Ray" in line and str(tmp_path / "file") in line for line in lines), end
+
+
 def test_deep_is_of_the_installation(d3tune: Command) -> None:
     end = d3tune("doctor", "mine", "--deep")
     assert (end.code, end.out) == (2, "")

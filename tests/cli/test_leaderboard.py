@@ -310,6 +310,22 @@ def test_csv_is_one_table_and_published_results_another(d3tune: Command, cub: Pa
     assert (published[0]["U"], published[0]["H"]) == ("0.437", "0.497")
 
 
+def test_a_board_of_two_files_is_written_whole_and_replaces_both(d3tune: Command, cub: Path, tmp_path: Path) -> None:
+    board, second = tmp_path / "board.csv", tmp_path / "board-published.csv"
+    second.mkdir()
+    end = d3tune("leaderboard", "--format", "csv", "-o", board)
+    assert (end.code, end.err.count("\n")) == (2, 1), end
+    assert str(second) in end.err
+    assert not board.exists()
+    second.rmdir()
+    assert d3tune("leaderboard", "--format", "csv", "-o", board).code == 0
+    assert second.is_file()
+    for path in cub.parent.iterdir():
+        shutil.rmtree(path)
+    assert d3tune("leaderboard", "--format", "csv", "-o", board).code == 0
+    assert not second.exists()
+
+
 def test_tables_of_documents_say_the_same(d3tune: Command, cub: Path) -> None:
     tables = tables_of(d3tune("leaderboard", "--format", "markdown").out)
     assert len(tables) == 3

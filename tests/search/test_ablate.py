@@ -174,7 +174,7 @@ def test_a_variant_that_fails_costs_its_own_row_alone(write: Callable[..., Path]
     assert missing["without L_od"] == "RuntimeError: out of memory on device 0"
     failing = Counting(lambda job: True, error=RuntimeError("out of memory"))
     with pytest.raises(D3TuneError, match=r"a confirmation failed \(RuntimeError: out of memory\)"):
-        taken_apart(path, tmp_path / "other", failing, seeds=1)
+        taken_apart(path, tmp_path, failing, seeds=2)
 
 
 def test_what_the_test_chose_is_labelled_and_measured_by_validation(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_a_full_disk_prints_nothing(tmp_path: Path, no_file_larger: Any, capfd: 
     assert capfd.readouterr().err == ""
 
 
+def test_a_log_that_cannot_be_made_costs_the_message_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with chatter.kept(tmp_path / "gone" / "log.txt"):
+        logging.getLogger("ray").warning("said to nobody")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_of_a_real_search_whose_store_is_down(
     verbose: bool, command: Callable[..., Any], toy_options: Callable[..., tuple[str, ...]], isolated: Path

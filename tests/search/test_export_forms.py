@@ -227,6 +227,9 @@ def test_what_cannot_be_exported_is_one_line(confirmed: Outcome, command: Comman
     for arguments, code, words in (
         ((name, "--trial", 7), 2, "has no trial 7; there are 2"),
         (("--dataset", "hanzi", "--backbone", "gan", "--trial", 0), 2, "--trial 0: needs the run"),
+        ((name, "--dataset", "cub"), 2, "export takes a run, or --dataset with --backbone"),
+        ((name, "--backbone", "vae"), 2, "export takes a run, or --dataset with --backbone"),
+        (("--dataset", "hanzi"), 2, "export takes a run, or --dataset with --backbone"),
         ((name, "--format", "yml"), 2, "--format yml: no such choice; did you mean 'yaml'?"),
         ((name, "--format", "json", "-o", "best.yaml"), 2, "-o best.yaml: by its name that is yaml"),
         ((name, "-o", "nowhere/best.sh"), 2, "nowhere/best.sh: its folder does not exist"),

@@ -16,7 +16,7 @@ from d3tune.search.invariants import run_faults
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Outcome
-from d3tune.search.shown import git_commit, short
+from d3tune.search.shown import end_tags, git_commit, short
 from d3tune.search.study import read_trials, reports_of
 from d3tune.search.summaries import configuration_id
 from d3tune.search.syncing import sync_run
@@ -99,6 +99,17 @@ def test_a_search_shows_what_it_is_and_what_it_found(searched: Outcome, toy_run:
     better = both[max(both)]
     assert better is not None
     assert Shown(other.run).experiment.tags["test H"].startswith(f"gan {better.mean('H'):.3f}")
+
+
+def test_a_test_of_an_earlier_winner_is_told_to_be_its(searched: Outcome) -> None:
+    summary = searched.run.read_summary()
+    assert summary is not None
+    assert "earlier command" not in end_tags(searched.run, summary)["mlflow.note.content"]
+    tested = summary["confirmed_trial"]
+    newer = {**summary, "winner": {"trial": TRIALS + 7, "value": 0.99}}
+    note = end_tags(searched.run, newer)["mlflow.note.content"]
+    assert f"Best trial: `gan-t{TRIALS + 7:03d}`" in note
+    assert f"Confirmed, the best of an earlier command: `gan-t{tested:03d}`." in note
 
 
 def test_a_trial_shows_short_values_and_numbers_that_sort(searched: Outcome) -> None:

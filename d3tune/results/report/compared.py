@@ -14,6 +14,7 @@ from d3tune.results.report.history import best_so_far
 from d3tune.results.report.marks import wrapped
 from d3tune.results.report.material import SPREAD, Material
 from d3tune.results.report.plane import (
+    confirmed_before,
     draw_published,
     draw_tested,
     finish,
@@ -30,6 +31,7 @@ from d3tune.results.report.tables import confirmed
 from d3tune.words import TEST_SELECTED, plural
 
 Materials = Sequence[Material]
+COMPARED = ("compared-history", "compared-seen-unseen")
 LINES = ("-", "--", ":", "-.")
 HEAD = ["run", "dataset", "backbone", "winner's", "val H", "test H", *SPREAD[1:], "seeds", "trials", "compute hours"]
 
@@ -56,7 +58,7 @@ def comparison_figures(materials: Materials) -> list[Drawn]:
 
 def best_curves(materials: Materials) -> Drawn:
     """The best complete trial so far against trials and against compute hours, a row for each searched quantity."""
-    name, title = "compared-history", "Best so far, compared"
+    name, title = COMPARED[0], "Best so far, compared"
     metrics = list(dict.fromkeys(item.metric for item in materials if best_so_far(item.tried)))
     if not metrics:
         return Drawn(name, title, "", "", None, "No run has a complete trial yet.")
@@ -80,7 +82,7 @@ def best_curves(materials: Materials) -> Drawn:
 
 def planes(materials: Materials) -> Drawn:
     """Seen and unseen accuracy of the complete trials, a panel for each dataset and protocol."""
-    name, title = "compared-seen-unseen", "Seen and unseen accuracy, compared"
+    name, title = COMPARED[1], "Seen and unseen accuracy, compared"
     groups: dict[tuple[str, str], list[int]] = {}
     for index, item in enumerate(materials):
         if any(place(item, trial) for trial in item.of("complete")):
@@ -125,7 +127,9 @@ def _row(index: int, material: Material) -> list[str]:
     tested = ["–"] * (len(SPREAD) + 2)
     if row is not None:
         means = [with_sd(row[f"test_{metric}"], row[f"test_{metric}_sd"]) for metric in SPREAD]
-        tested = ["–" if row["val_H"] is None else f"{row['val_H']:.3f}", *means, str(row["seeds"])]
+        before = confirmed_before(material.summary)
+        of = "" if before is None else f" (of trial {before})"
+        tested = [f"{'–' if row['val_H'] is None else format(row['val_H'], '.3f')}{of}", *means, str(row["seeds"])]
     data = f"{search.dataset}, {search.semantics}, {search.features}"
     trials = str(len(material.tried))
     return [f"{index + 1}: {material.run.name}", data, search.backbone, found, *tested, trials, f"{cost.hours:.3g}"]

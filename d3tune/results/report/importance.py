@@ -63,7 +63,9 @@ def importances(complete: Sequence[FrozenTrial]) -> dict[str, float]:
         optuna.logging.set_verbosity(verbosity)
         study.add_trials(complete)
         # Optuna's default, by name, so that another default later says something else only where the caption does
-        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    # of equal ones Optuna's order differs from process to process
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _refused(complete: Sequence[FrozenTrial]) -> str:

@@ -16,6 +16,7 @@ from d3tune.results.report.style import BLACK, GREY, ORANGE, PURPLE, drawable, f
 from d3tune.words import TEST_SELECTED, plural
 
 LEVELS = np.arange(0.05, 1.0, 0.05)
+DRAWN = ("pruned", "complete", "unfinished")
 # letters that mark published points, explained under the figure
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TESTED: dict[str, Any] = {"color": PURPLE, "marker": "D", "markersize": 7, "markeredgecolor": BLACK}
@@ -33,6 +34,7 @@ class Tested:
         U_sd: likewise.
         protocol: ``test`` or ``published``.
         seeds: how many.
+        trial: which one, where that is not the winner.
     """
 
     S: float
@@ -41,23 +43,25 @@ class Tested:
     U_sd: float
     protocol: str
     seeds: int
+    trial: int | None = None
 
     @property
     def label(self) -> str:
         """What it is, for a legend."""
-        what = "test, confirmed winner" if self.protocol == "test" else f"published, {TEST_SELECTED}"
+        which = "winner" if self.trial is None else f"trial {self.trial}"
+        what = f"test, confirmed {which}" if self.protocol == "test" else f"published, {TEST_SELECTED}"
         return f"{what} (mean ± sd, {plural(self.seeds, 'seed')})"
 
 
 def plane(material: Material) -> Drawn:
-    """Every trial at its best evaluation, the front, the winner; marked as of other protocols, test and published."""
+    """Trials that did not fail at their best evaluation; of other protocols, and marked so: test, published results."""
     name, title = "seen-unseen", "Seen and unseen accuracy"
-    points = {trial.number: at for trial in material.tried if (at := place(material, trial)) is not None}
+    points = {trial.number: at for trial in material.of(*DRAWN) if (at := place(material, trial)) is not None}
     if not points:
         return Drawn(name, title, "", "", None, NONE_EVALUATED)
     drawn = figure(5.4, 6.4)
     axes = drawn.subplots()
-    handles = plot_trials(axes, material, lambda trial: place(material, trial), "pruned", "complete", "unfinished")
+    handles = plot_trials(axes, material, lambda trial: place(material, trial), *DRAWN)
     complete = [points[trial.number] for trial in material.of("complete") if trial.number in points]
     if complete:
         handles.append(draw_front(axes, complete))
@@ -70,6 +74,8 @@ def plane(material: Material) -> Drawn:
     if printed:
         handles.append(draw_published(axes, printed))
     finish(axes)
+    # the figure's files are shown without the page too
+    axes.set_title(drawable(material.protocol), fontsize=9)
     legend_below(drawn, handles, 2)
     caption = " ".join([_caption(material), _tested_caption(tested), published_caption(printed)]).strip()
     return Drawn(name, title, caption, _alt(material, points, tested), drawn)
@@ -98,9 +104,17 @@ def tested_point(summary: Mapping[str, Any]) -> Tested | None:
         test = summary["test"]
         seen, unseen = (float(test[name]["mean"]) for name in ("S", "U"))
         seen_sd, unseen_sd = (float(test[name].get("sd") or 0.0) for name in ("S", "U"))
-        return Tested(seen, unseen, seen_sd, unseen_sd, str(test["protocol"]), len(test["H_per_seed"]))
+        seeds, protocol = len(test["H_per_seed"]), str(test["protocol"])
+        return Tested(seen, unseen, seen_sd, unseen_sd, protocol, seeds, confirmed_before(summary))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def confirmed_before(summary: Mapping[str, Any]) -> int | None:
+    """The trial that was confirmed, where a later command found another winner; None where it is the winner."""
+    confirmed, winner = summary.get("confirmed_trial"), summary.get("winner")
+    found = winner.get("trial") if isinstance(winner, dict) else None
+    return confirmed if isinstance(confirmed, int) and confirmed != found else None
 
 
 def with_both(results: Sequence[Published]) -> list[tuple[Published, float, float]]:

@@ -1,6 +1,7 @@
 """Writing a report: the page and its figures, each whole or not at all, the page last."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from d3tune.errors import UsageError
 from d3tune.files import home, slug, writable_directory, write_atomically, write_text
-from d3tune.results.report.compared import comparison_figures, comparison_tables
+from d3tune.results.report.compared import COMPARED, comparison_figures, comparison_tables
 from d3tune.results.report.figures import figures_of
 from d3tune.results.report.material import Material, read_material
 from d3tune.results.report.page import Rendered, Section, rendered, report_page, run_section
@@ -16,6 +17,7 @@ from d3tune.results.report.style import styled
 from d3tune.search.run import RunDirectory, open_run
 
 PAGE, FIGURES = "index.html", "figures"
+KINDS = ("png", "svg")
 ADVICE = "give another place with -o"
 
 
@@ -67,6 +69,7 @@ def write_report(names: Sequence[str], output: Path | None) -> Report:
     sections = _sections(materials)
     title = f"d3tune report: {runs[0].name}" if len(runs) == 1 else f"d3tune report: {len(runs)} runs"
     report = Report(folder / PAGE, runs, tuple(figure for section in sections for figure in section.figures))
+    _remove_others(folder / FIGURES, report.figures)
     for figure in report.figures:
         _write_figure(folder / FIGURES, figure)
     # a page that is there is whole: it holds its figures
@@ -101,13 +104,20 @@ def _default(runs: Sequence[RunDirectory]) -> Path:
     return home() / "reports" / name
 
 
+def _remove_others(folder: Path, figures: Sequence[Rendered]) -> None:
+    """Remove figures of an earlier report, of one run or several, that this one has not; other files are not ours."""
+    kept = {f"{figure.name}.{kind}" for figure in figures if figure.svg for kind in KINDS}
+    names = {slug(figure.drawn.name) for figure in figures} | set(COMPARED)
+    for file in folder.iterdir():
+        ours = re.sub(r"^\d+-", "", file.stem) in names and file.suffix.lstrip(".") in KINDS
+        if ours and file.name not in kept:
+            file.unlink(missing_ok=True)
+
+
 def _write_figure(folder: Path, figure: Rendered) -> None:
-    """Write its files, or remove those of an earlier report where it cannot be drawn any more."""
-    png, svg = (folder / f"{figure.name}.{kind}" for kind in ("png", "svg"))
     if not figure.svg:
-        png.unlink(missing_ok=True)
-        svg.unlink(missing_ok=True)
         return
+    png, svg = (folder / f"{figure.name}.{kind}" for kind in KINDS)
     write_atomically(png, lambda temporary: _fill(temporary, figure.png))
     write_text(svg, figure.svg)
 
@@ -118,6 +128,6 @@ def _fill(path: Path, content: bytes) -> None:
 
 def _as_json(figure: Rendered, folder: Path) -> dict[str, Any]:
     drawn = figure.drawn
-    files = {kind: str(folder / f"{figure.name}.{kind}") if figure.svg else None for kind in ("png", "svg")}
+    files = {kind: str(folder / f"{figure.name}.{kind}") if figure.svg else None for kind in KINDS}
     words = {"title": drawn.title, "caption": drawn.caption, "alt": drawn.alt, "missing": drawn.missing or None}
     return {"name": figure.name, **words, **files}

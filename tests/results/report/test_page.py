@@ -220,6 +220,21 @@ def test_a_figure_that_cannot_be_drawn_any_more_leaves_no_file_and_foreign_files
     assert (out / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
+def test_figures_that_another_report_had_are_gone_and_ones_own_stay(
+    golden: RunDirectory, confirmed: RunDirectory, parse: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = write_report(["golden", "confirmed"], out)
+    assert (out / "figures" / "compared-history.png").is_file()
+    assert (out / "figures" / "2-history.svg").is_file()
+    page_of(first, parse)
+    page_of(write_report(["golden"], out), parse)
+    (out / "figures" / "mine.png").write_bytes(b"mine")
+    write_report(["golden", "confirmed"], out)
+    assert (out / "figures" / "mine.png").read_bytes() == b"mine"
+    assert not (out / "figures" / "history.png").exists()
+
+
 def test_figures_of_others_are_on_the_page_and_their_errors_too(
     confirmed: RunDirectory, monkeypatch: pytest.MonkeyPatch, parse: Any
 ) -> None:
