@@ -1,7 +1,7 @@
 """Run the benchmarks and write a dated report: ``python -m benchmarks [--full]``.
 
 One after another: `benchmarks.step` with few rounds, `overhead` with short trials and `growth` to 1,000 trials, which
-is what a change of the code is checked with; with ``--full``, more than an hour, all of each, and `evaluation`,
+is what a change of the code is checked with; with ``--full``, most of an hour, all of each, and `evaluation`,
 `memory`, `precision` and `tracking` too. The report, Markdown and JSON, is written into ``benchmarks/reports/``:
 machine, versions, and what each benchmark printed, with its limits; one that ended without figures is told as such. It
 exits with 1 where a limit does not hold; the report is written all the same.
@@ -108,7 +108,7 @@ def _commit() -> str:
 def main() -> int:
     """Measure and write; 1 where a limit does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--full", action="store_true", help="all benchmarks, and all of each; more than an hour")
+    parser.add_argument("--full", action="store_true", help="all benchmarks, and all of each; most of an hour")
     given = parser.parse_args()
     about, date = environment(), datetime.now(UTC).strftime("%Y-%m-%d")
     if given.full:

@@ -1,10 +1,10 @@
 """What a trial's process holds for itself: ``python -m benchmarks.memory``.
 
 Two trials of `gan` at a time train on a simulated dataset of FLO's shape with the published widths and all D³ terms on,
-through real Ray, four trials a worker, which differ in two loss weights alone. Twice a second the unique memory (USS:
-private pages, clean and dirty) of every process that trains is read from the kernel. The limit is for the largest value
-ever seen in any of them; the largest while the first and while the last third of the search ran stand beside it: it
-must not grow with the trials.
+through real Ray, eight trials in all, which differ in two loss weights alone. Ten times a second the unique memory
+(USS: private pages, clean and dirty) of every process that trains is read from the kernel. The limit is for the largest
+value ever seen in any of them; the largest while the first and while the last third of the search ran stand beside it:
+it must not grow with the trials.
 
 It exits with 1 where a limit does not hold. Linux only.
 """
@@ -35,7 +35,7 @@ parameters:
   ood_weight: {low: 0.01, high: 1, about: of the outlier distillation}
 """
 WORKERS = ("ray::ResourceTrainable", "ray::TrialActor")
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.1
 PRIVATE = re.compile(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", re.MULTILINE)
 
 
@@ -48,7 +48,7 @@ def unique_megabytes(pid: int) -> float:
     return sum(int(size) for size in PRIVATE.findall(text)) / 1024
 
 
-def watch(folder: Path) -> list[float]:
+def watch(folder: Path, trials: int) -> list[float]:
     """Run the search; the largest USS of its workers at every look."""
     environment = {**os.environ, "D3TUNE_HOME": str(folder / "home"), "TMPDIR": str(folder)}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -56,7 +56,7 @@ def watch(folder: Path) -> list[float]:
     make = [*PROGRAM, "data", "simulate", str(data), "--like", "flo"]
     subprocess.run(make, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603
     (folder / "space.yaml").write_text(SPACE, encoding="utf-8")
-    budget = ["--trials", str(TRIALS), "--concurrency", "2", "--confirm-seeds", "0", "--pruner", "none"]
+    budget = ["--trials", str(trials), "--concurrency", "2", "--confirm-seeds", "0", "--pruner", "none"]
     search = [*PROGRAM, "search", "--dataset", "flo", "--data-dir", str(data), "--backbone", "gan", *budget]
     search += ["--space", str(folder / "space.yaml")]
     process = subprocess.Popen(search, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603
@@ -76,9 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print; 1 where a limit does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="of the search; the more, the surer its growth")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="d3m-", ignore_cleanup_errors=True) as folder:
-        seen = watch(Path(folder))
+        seen = watch(Path(folder), given.trials)
     third = max(1, len(seen) // 3)
     most, first, last = max(seen), max(seen[:third]), max(seen[-third:])
     print(
