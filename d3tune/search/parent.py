@@ -138,6 +138,12 @@ def _leads_out(item: Path, folder: Path) -> bool:
 
 def _log_dataset(client: "MlflowClient", run_id: str, run: RunDirectory) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
     context = InputTag("mlflow.data.context", "search")
-    client.log_inputs(run_id, [DatasetInput(Dataset(**dataset_entry(run)), [context])])
+    logged = [DatasetInput(Dataset(**dataset_entry(run)), [context])]
+    try:
+        client.log_inputs(run_id, logged)
+    except MlflowException:
+        # another search on the same new data may have been first, whose entry is found now
+        client.log_inputs(run_id, logged)

@@ -5,8 +5,6 @@ What a run says is in `shown`, what its experiment and parent hold in `parent`; 
 
 import logging
 import os
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +17,8 @@ from d3tune.errors import UsageError, root_cause
 from d3tune.files import home, writable_directory
 from d3tune.search import chatter
 from d3tune.search.batches import log_run
+from d3tune.search.databases import driven
+from d3tune.search.following import OPENING, Following
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.mlflow_file import absolute, create_store, file_of
 from d3tune.search.parent import attach, note_best, open_experiment, open_parent
@@ -64,11 +64,8 @@ for _key, _value in ENVIRONMENT.items():
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
-SYNC_SECONDS = 3.0
-RETRY_SECONDS = 1.0
 # what SQLite says of a store that may be used again later
 PASSING = ("database is locked", "database or disk is full", "disk I/O error")
-log = logging.getLogger(__name__)
 
 
 def default_uri() -> str:
@@ -80,10 +77,11 @@ def store_uri(given: str | None) -> str:
     """The MLflow store to use: the one given, ``$MLFLOW_TRACKING_URI``, or the one in ``$D3TUNE_HOME``.
 
     Raises:
-        UsageError: see `check_uri`.
+        UsageError: see `check_uri`, and `d3tune.search.databases.driven`.
     """
+    uri = check_uri(given or os.environ.get(VARIABLE) or default_uri())
     # a run remembers it, and is gone on with from anywhere
-    return absolute(check_uri(given or os.environ.get(VARIABLE) or default_uri()))
+    return driven(origin(uri), absolute(uri))
 
 
 def origin(uri: str) -> str:
@@ -139,8 +137,7 @@ class Mirror:
             say: takes one line when the store stops taking what is written, and one when it takes it again.
         """
         self.uri = uri
-        self._say = say or (lambda line: None)
-        self._lagging = False
+        self._following = Following(f"MLflow at {uri}", self.sync, say or (lambda line: None))
         self._ledger, self._run, self._search = ledger, run, run.search
         self._commit: str | None = None
         self._client: MlflowClient | None = None
@@ -152,9 +149,6 @@ class Mirror:
         self._states: dict[int, str] = {}
         self._with_params: set[int] = set()
         self._with_tuned: set[int] = set()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._ending = False
         self.further: Callable[[MlflowClient, str, str], None] | None = None
 
     @property
@@ -175,13 +169,12 @@ class Mirror:
                 self.sync()
             except Exception as error:
                 if any(words in str(error) for words in PASSING):
-                    self._note(error)
+                    self._following.note(error)
                 else:
                     raise UsageError(
                         f"{origin(self.uri)} {self.uri}: not an MLflow store: {root_cause(error)}"
                     ) from None
-        self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
-        self._thread.start()
+        self._following.start()
 
     def sync(self) -> None:
         """Write everything the study has and MLflow has not; one thread at a time calls it."""
@@ -215,24 +208,7 @@ class Mirror:
         Returns:
             Why the store is not complete, or None where it is.
         """
-        end = time.monotonic() + patience
-        self._ending = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(patience)
-            if self._thread.is_alive():
-                return f"no answer within {patience:g} s"
-        while True:
-            try:
-                self.sync()
-                self._close(state, metrics, artifacts, tags or {})
-            except Exception as error:
-                log.debug("closing the MLflow runs", exc_info=True)
-                if time.monotonic() > end:
-                    return root_cause(error)
-                time.sleep(min(RETRY_SECONDS, patience))
-            else:
-                return None
+        return self._following.finish(lambda: self._close(state, metrics, artifacts, tags or {}), patience)
 
     def _close(
         self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path], tags: Mapping[str, str]
@@ -258,26 +234,6 @@ class Mirror:
         """Path and query of the MLflow page that compares this run's trials, best first."""
         return view_link(self._experiment, trials_key(self._run.uid)) if self._experiment else ""
 
-    def _loop(self) -> None:
-        while not self._ending:
-            self._wake.wait(SYNC_SECONDS)
-            try:
-                self.sync()
-            except Exception as error:
-                self._note(error)
-            else:
-                self._note(None)
-
-    def _note(self, error: Exception | None) -> None:
-        """Say once that the store takes nothing, and once that it does again."""
-        if error is not None:
-            log.debug("MLflow did not take the last batch; it is written with the next", exc_info=error)
-        if error is not None and not self._lagging:
-            self._say(f"MLflow at {self.uri} takes nothing now ({root_cause(error)}); the search goes on without it")
-        elif error is None and self._lagging:
-            self._say(f"MLflow at {self.uri} answers again and has everything")
-        self._lagging = error is not None
-
     def _opened(self) -> "MlflowClient":
         assert self._client is not None
         return self._client
@@ -292,8 +248,9 @@ class Mirror:
         # else a store that is locked or full prints a traceback at each try; it is told in one line
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         chatter.redirect()
-        create_store(self.uri)
-        client = MlflowClient(self.uri)
+        with OPENING:
+            create_store(self.uri)
+            client = MlflowClient(self.uri)
         self._experiment = open_experiment(client, self.uri, self._run, self._ledger.space)
         self._states = {trial.number: trial.state.name for trial in self._ledger.trials()}
         held = self._find_runs(client)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from d3tune.search import tracking
+from d3tune.search import following
 from d3tune.search.invariants import run_faults
 from d3tune.search.reports import Report
 from d3tune.search.run import RunDirectory, open_run
@@ -57,8 +57,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Mirror, "finish", soon)
     monkeypatch.setattr(sqlalchemy.sql, "text", lambda words: text(words.replace("busy_timeout = 20000", BUSY)))
-    monkeypatch.setattr(tracking, "SYNC_SECONDS", 0.05)
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(following, "SYNC_SECONDS", 0.05)
+    monkeypatch.setattr(following, "RETRY_SECONDS", 0.05)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from d3tune.config import SearchConfig
-from d3tune.search import shown, tracking
+from d3tune.search import following, shown
 from d3tune.search.batches import METRICS_PER_BATCH
 from d3tune.search.executor import StopSignal
 from d3tune.search.mirrored import mirror_faults
@@ -40,7 +40,7 @@ def store(mlflow_template: Path, tmp_path: Path, isolated: Path) -> str:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again is tried again at once."""
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(following, "RETRY_SECONDS", 0.01)
 
 
 def mirror(store: str, ledger: Ledger) -> Mirror:

@@ -1,0 +1,87 @@
+"""What is kept in step with a search and may be read by others: MLflow, and a copy of the study where one is wanted."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from d3tune.errors import UsageError
+from d3tune.search.mlflow_model import model_writer
+from d3tune.search.run import RunDirectory
+from d3tune.search.shown import end_tags
+from d3tune.search.study import Ledger
+from d3tune.search.study_copy import StudyCopy
+from d3tune.search.summary import best_artifacts, parent_metrics
+from d3tune.search.tracking import Mirror
+
+PATIENCE = 15.0
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The stores of one search.
+
+    Attributes:
+        mirror: in MLflow.
+        copy: of the study in a database, or None.
+    """
+
+    mirror: Mirror
+    copy: StudyCopy | None
+
+    def start(self) -> None:
+        """Open them, and follow the study from now on.
+
+        Raises:
+            UsageError: a file can be none of them.
+        """
+        if self.copy is not None:
+            self.copy.start()
+        try:
+            self.mirror.start()
+        except UsageError:
+            if self.copy is not None:
+                self.copy.finish(0.0)
+            raise
+
+    def finish(
+        self,
+        run: RunDirectory,
+        summary: Mapping[str, Any],
+        register: str | None,
+        say: Callable[[str], None],
+        patience: float = PATIENCE,
+    ) -> bool:
+        """Write what became of a search, and the rest of its trials.
+
+        Args:
+            run: the search.
+            summary: see `d3tune.search.summary.summarise`.
+            register: see `d3tune.search.search.Plan.register_as`.
+            say: takes one line of each store that is not complete.
+            patience: seconds to go on trying, for each.
+
+        Returns:
+            Whether they have everything.
+        """
+        mirror = self.mirror
+        mirror.further = model_writer(run.model, register, say)
+        missed = mirror.finish(
+            summary["state"], parent_metrics(summary), best_artifacts(run), patience, end_tags(run, summary)
+        )
+        if missed is not None:
+            say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: {run.sync_command}")
+        return self._copied(run, say, patience) and missed is None
+
+    def _copied(self, run: RunDirectory, say: Callable[[str], None], patience: float) -> bool:
+        missed = None if self.copy is None else self.copy.finish(patience)
+        if self.copy is not None and missed is not None:
+            say(f"the study's copy in {self.copy.url} is not complete ({missed}); the rest: {run.sync_command}")
+        return missed is None
+
+
+def open_stores(
+    tracking_uri: str, study_url: str | None, ledger: Ledger, run: RunDirectory, say: Callable[[str], None]
+) -> Stores:
+    """The stores that a command names; nothing is opened yet."""
+    copy = None if study_url is None else StudyCopy(study_url, ledger, run, say)
+    return Stores(Mirror(tracking_uri, ledger, run, say), copy)
