@@ -96,6 +96,8 @@ def _machine(dry: "DryRun") -> str:
     if machine.at_once is None:
         return "\n".join([*lines, f"trials at once: as many as fit the cluster at {resources.address}, not asked"])
     lines.append(f"trials at once: {machine.at_once} ({needs} each)")
+    if dry.plan.auto_gpus:
+        lines.append("  with --gpus-per-trial auto as many share a GPU as a search measures; here each has a whole one")
     if dry.probe is not None and machine.memory_bytes is not None:
         needed = min(machine.at_once, dry.left) * dry.probe.memory_bytes
         if needed > machine.memory_bytes:

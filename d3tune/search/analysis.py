@@ -92,6 +92,7 @@ class Analysing:
         """
         self._executor, self._path, self._seed = executor, path, seed
         self.run_trials, self.close = executor.run_trials, executor.close
+        self.share_gpus = executor.share_gpus
 
     @property
     def concurrency(self) -> int:

@@ -90,12 +90,19 @@ def _run(job: dict[str, Any], directory: str, seconds: float, sender: Connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     try:
-        sender.send((asdict(_measured(TrainingJob.from_dict(job), Path(directory), seconds)), ""))
+        sender.send((asdict(probe_here(TrainingJob.from_dict(job), Path(directory), seconds)), ""))
     except Exception as error:
         sender.send((None, " ".join(f"{type(error).__name__}: {error}".split())))
 
 
-def _measured(job: TrainingJob, directory: Path, seconds: float) -> Probe:
+def probe_here(job: TrainingJob, directory: Path, seconds: float) -> Probe:
+    """`probe` in this process; whatever the training raises is raised.
+
+    Args:
+        job: see `probe`.
+        directory: see `probe`.
+        seconds: see `probe`; one update is made at 0, more than one above.
+    """
     with _most_memory() as most:
         started = time.perf_counter()
         trainings = job.selecting_trainings()

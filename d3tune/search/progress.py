@@ -18,6 +18,7 @@ from d3tune.search.analysis import tested
 from d3tune.search.baselines import baseline
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.jobs import TrainingJob
+from d3tune.search.packing import measure
 from d3tune.search.reports import Report, best_report
 from d3tune.search.study import Assignment, Ledger, last_seconds, reports_of
 from d3tune.search.trial import curve, evaluate_on_test
@@ -26,6 +27,7 @@ PHASES: dict[Callable[..., Any], str] = {
     curve: "confirming: fresh seeds fix updates, head and offset",
     **dict.fromkeys((evaluate_on_test, tested), "confirming: one test a seed"),
     baseline: "baselines",
+    measure: "measuring a trial on a GPU",
 }
 # of how many of the last ended trials the durations are averaged
 RECENT = 100
@@ -151,7 +153,7 @@ class Progress:
             self.ended(number)
             queue.on_end(number)
 
-        return replace(queue, job=job, on_end=on_end, on_report=self.reported)
+        return replace(queue, job=job, on_end=on_end, on_report=self.reported, on_pause=self.paused)
 
     def began(self, assignment: Assignment) -> None:
         """A trial begins, or is gone on with."""
@@ -175,6 +177,10 @@ class Progress:
         if running is not None:
             self._durations.append(self._clock() - running.began)
         self._take_best()
+
+    def paused(self, number: int) -> None:
+        """A running trial is left interrupted for now."""
+        self._running.pop(number, None)
 
     def enter(self, phase: str, total: int = 0) -> None:
         """Another phase begins.
@@ -277,9 +283,9 @@ class _Watched:
         """See `Executor`."""
         return self._executor.concurrency
 
-    def run_trials(self, queue: TrialQueue) -> None:
-        """See `Executor.run_trials`."""
-        self._executor.run_trials(self._progress.follow(queue, self._search, self.concurrency))
+    def run_trials(self, *queues: TrialQueue) -> None:
+        """See `Executor.run_trials`; there is one queue, that of the search."""
+        self._executor.run_trials(*(self._progress.follow(queue, self._search, self.concurrency) for queue in queues))
 
     def map(
         self,
@@ -297,6 +303,10 @@ class _Watched:
                 on_result(index, value)
 
         return self._executor.map(function, items, stop, counted)
+
+    def share_gpus(self, gpus_per_trial: float) -> None:
+        """See `Executor.share_gpus`."""
+        self._executor.share_gpus(gpus_per_trial)
 
     def close(self) -> None:
         """See `Executor.close`."""

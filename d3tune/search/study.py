@@ -88,6 +88,7 @@ class Ledger:
         self.standing = Standing(there)
         self._interrupted = [trial.number for trial in there if trial.state == TrialState.RUNNING]
         self._running: dict[int, optuna.Trial] = {}
+        self._aside: list[int] = []
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial that was ever given out, in order of number; warm starts not yet begun are left out."""
@@ -196,6 +197,17 @@ class Ledger:
                 self._tell_failed(number, reason)
             self._end(number)
 
+    def set_aside(self, number: int) -> None:
+        """Leave a running trial interrupted; it is given out again after `recall`, or by the next process."""
+        if self._running.pop(number, None) is not None:
+            self._aside.append(number)
+
+    def recall(self) -> bool:
+        """Give out next what was set aside; returns whether there is any."""
+        recalled, self._aside = self._aside, []
+        self._interrupted += recalled
+        return bool(recalled)
+
     def retry_failed(self, count: int) -> list[int]:
         """Enqueue failed trials again, each once, under new numbers.
 
@@ -227,7 +239,7 @@ class Ledger:
     @property
     def n_left(self) -> int:
         """How many interrupted trials were not gone on with, and failed ones that are to be tried again not begun."""
-        return len(self._interrupted) + self.waiting_retries
+        return len(self._interrupted) + len(self._aside) + self.waiting_retries
 
     @property
     def running(self) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d3tune.config import metric_prefix
 from d3tune.errors import RunError
-from d3tune.method.memory import give_back
+from d3tune.method.memory import give_back, out_of_gpu_memory
 from d3tune.method.readings import Readings
 from d3tune.method.trainer import Trainer
 from d3tune.search.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
@@ -105,7 +105,9 @@ class RunningTrial:
         try:
             reports = [Report.from_dict(value) for value in checkpoint.reports]
             load_trainings(self._trainings, checkpoint.tensors)
-        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError):
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            if out_of_gpu_memory(error):
+                raise
             self._notes = ["its checkpoint is of another device or version: begun anew"]
             self._trainings = self._job.selecting_trainings()
             return

@@ -38,6 +38,8 @@ WRONG: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "negative seeds": ((*SEARCH, "--confirm-seeds", "-1"), 2, ("--confirm-seeds -1",)),
     "more GPUs than there are": ((*SEARCH, "--gpus-per-trial", "64"), 2, ("--gpus-per-trial 64", "GPUs")),
     "negative GPUs": ((*SEARCH, "--gpus-per-trial", "-1"), 2, ("--gpus-per-trial -1",)),
+    "GPUs that are no number": ((*SEARCH, "--gpus-per-trial", "half"), 2, ("--gpus-per-trial half", "or auto")),
+    "GPUs to be shared by one": ((*SEARCH, "--gpus-per-trial", "auto"), 2, ("--gpus-per-trial auto", "--executor ray")),
     "more cores than there are": ((*SEARCH, "--cpus-per-trial", "9999"), 2, ("--cpus-per-trial 9999", "cores")),
     "no cores": ((*SEARCH, "--cpus-per-trial", "0"), 2, ("--cpus-per-trial 0",)),
     "cores that are no number": ((*SEARCH, "--cpus-per-trial", "nan"), 2, ("--cpus-per-trial nan",)),

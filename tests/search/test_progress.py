@@ -205,3 +205,19 @@ def test_seconds_left_by_hand() -> None:
     # the time limit ends it: those that run go on, the last one begins just before it
     assert seconds_left(10.0, [(running(0), 4.0)], 100, 1, deadline=50.0) == 60.0
     assert seconds_left(10.0, [(running(0), 4.0)], 100, 1, deadline=-1.0) == 6.0
+
+
+def test_a_trial_that_is_set_aside_is_to_go_and_not_running(open_ledger: Open) -> None:
+    ledger, progress, said = open_ledger(sampler="random"), Progress(), list[tuple[int, str]]()
+    queue = TrialQueue(
+        ledger, 2, made, Path, Keeper(ledger, Path, 0), print, lambda number, line: said.append((number, line))
+    )
+    followed = progress.follow(queue, SEARCH, 2)
+    assignment = ledger.next_trial(2)
+    assert assignment is not None
+    followed.job(assignment)
+    assert len(progress.view().running) == 1
+    followed.pause(assignment.number, "no room")
+    view = progress.view()
+    assert (len(view.running), view.to_go) == (0, 2)
+    assert said == [(0, "no room")]
