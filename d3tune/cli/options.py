@@ -15,6 +15,9 @@ Register = Annotated[str | None, typer.Option(help="Make the winner's model a ve
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also what Ray and MLflow say, else in log.txt.")]
 TimeLimit = Annotated[str | None, typer.Option("--time", help="Start no trial after this long: 90s, 45m, 2h.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; $MLFLOW_TRACKING_URI, else $D3TUNE_HOME.")]
+StudyUrl = Annotated[
+    str | None, typer.Option(help="Database for a copy of the study, for optuna-dashboard: sqlite:///FILE, …")
+]
 
 # the run of the examples
 MINE = "The run 'mine' is what the example of d3tune search makes."

@@ -14,6 +14,7 @@ from d3tune.cli.options import (
     Register,
     Run,
     Semantics,
+    StudyUrl,
     TimeLimit,
     TrackingUri,
     Verbose,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 RESUMED = "; else as before"
 
 
-def _in_all(text: str | int) -> int:
+def in_all(text: str | int) -> int:
     """A plain number: with a plus it would mean something else to `resume`."""
     try:
         number = int(text)
@@ -61,7 +62,7 @@ def search(
     backbone: Annotated[
         str, typer.Option(help="gan, vae, diffusion, cegan, vaegan, rezsl or gaussian.", autocompletion=names.backbones)
     ] = "gan",
-    trials: Annotated[int, typer.Option(parser=_in_all, metavar="INTEGER", help="Trials of the run in all.")] = 50,
+    trials: Annotated[int, typer.Option(parser=in_all, metavar="INTEGER", help="Trials of the run in all.")] = 50,
     time: TimeLimit = None,
     data_dir: DataDir = None,
     semantics: Semantics = None,
@@ -91,7 +92,7 @@ def search(
     pruner: Annotated[str, typer.Option(help="auto, asha, hyperband or none.", autocompletion=names.pruners)] = "auto",
     cpus_per_trial: Annotated[float, typer.Option(help="CPU cores a trial, and its torch threads.")] = 1.0,
     gpus_per_trial: Annotated[
-        float | None, typer.Option(help="GPUs a trial, fractions allowed; 1 where there is a GPU.")
+        str | None, typer.Option(help="GPUs a trial: 1 where there is one, a fraction, or auto: as measured.")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Most trials at once; as many as fit.")] = None,
     executor: Annotated[
@@ -110,6 +111,7 @@ def search(
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; under $D3TUNE_HOME/runs.")] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Go on in --run-dir with this changed space.")] = False,
     tracking_uri: TrackingUri = None,
+    study_url: StudyUrl = None,
     register: Register = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Search nothing: show configuration, space, samples and what it costs.")
@@ -121,13 +123,13 @@ def search(
     if settings == ["list"]:
         _list_settings(backbone, as_json)
         return
-    from d3tune.search.planning import PlanOptions, make_plan
+    from d3tune.search.planning import PlanOptions, make_plan, parse_gpus
     from d3tune.search.request import Request, prepare_run
 
     options = PlanOptions(
         trials=trials,
         cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
+        gpus_per_trial=parse_gpus(gpus_per_trial),
         concurrency=concurrency,
         executor=executor,
         address=address,
@@ -138,6 +140,7 @@ def search(
         keep_weights=keep_weights,
         compile=compiled,
         register_as=register,
+        study_url=study_url,
     )
     request = Request(
         dataset=dataset,
@@ -174,7 +177,7 @@ def resume(
     retry_failed: Annotated[int, typer.Option(help="Try so many failed trials again, on top of --trials.")] = 0,
     data_dir: DataDir = None,
     cpus_per_trial: Annotated[float | None, typer.Option(help="CPU cores a trial" + RESUMED)] = None,
-    gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs a trial" + RESUMED)] = None,
+    gpus_per_trial: Annotated[str | None, typer.Option(help="GPUs a trial, or auto" + RESUMED)] = None,
     concurrency: Annotated[int | None, typer.Option(help="Most trials at once" + RESUMED)] = None,
     executor: Annotated[str | None, typer.Option(help="ray or local" + RESUMED, autocompletion=names.executors)] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to join" + RESUMED)] = None,
@@ -186,19 +189,20 @@ def resume(
     keep_weights: Annotated[int | None, typer.Option(help="Of how many of the best trials" + RESUMED)] = None,
     compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="The losses" + RESUMED)] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None,
+    study_url: Annotated[str | None, typer.Option(help="Database for a copy of the study, or none" + RESUMED)] = None,
     register: Register = None,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run: interrupted trials from their checkpoint, finished ones untouched, options as before."""
-    from d3tune.search.planning import resumed_plan
+    from d3tune.search.planning import parse_gpus, resumed_plan
     from d3tune.search.request import located
     from d3tune.search.run import open_run
 
     opened = open_run(run)
     given = {
         "cpus_per_trial": cpus_per_trial,
-        "gpus_per_trial": gpus_per_trial,
+        "gpus_per_trial": parse_gpus(gpus_per_trial),
         "concurrency": concurrency,
         "executor": executor,
         "address": address,
@@ -209,6 +213,7 @@ def resume(
         "compile": compiled,
         "tracking_uri": tracking_uri,
         "register_as": register,
+        "study_url": study_url,
     }
     plan = resumed_plan(opened, given, trials, time, retry_failed)
     _carry_out(located(opened, data_dir), plan, as_json, verbose)
@@ -271,9 +276,11 @@ def replay(
 def sync(
     run: Run,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow store" + RESUMED)] = None,
+    study_url: Annotated[str | None, typer.Option(help="Database for a copy of the study" + RESUMED)] = None,
     register: Register = None,
 ) -> None:
-    """Write to MLflow what a run has and the store has not."""
+    """Write to MLflow, and to the copy of the study where there is one, what a run has and they have not."""
+    from d3tune.search import study_copy
     from d3tune.search.mlflow_model import check_name
     from d3tune.search.run import open_run
     from d3tune.search.syncing import sync_run
@@ -282,8 +289,10 @@ def sync(
     opened = open_run(run)
     plan = opened.read_plan()
     name = check_name(register or plan.get("register_as"))
+    uri = store_uri(tracking_uri or plan.get("tracking_uri"))
+    copy = study_copy.study_url(study_url or plan.get("study_url"), uri)
     with opened.owned(say):
-        sync_run(opened, store_uri(tracking_uri or plan.get("tracking_uri")), say, name)
+        sync_run(opened, uri, say, name, copy)
 
 
 def _list_settings(backbone: str, as_json: bool) -> None:

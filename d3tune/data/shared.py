@@ -50,7 +50,7 @@ def shared_rows(view: ProtocolView, scaling: Scaling) -> ScaledRows:
         return rows
     try:
         path.parent.mkdir(exist_ok=True)
-        with _alone(path.parent / LOCK):
+        with alone(path.parent / LOCK):
             # another process may have written it in the meantime
             return _mapped(path, view) or _made(path, view, scaling)
     except OSError:
@@ -68,7 +68,7 @@ def sweep(datasets: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """One process of a machine at a time; where a file system has no locks, each."""
     with path.open("w") as file:
         with suppress(OSError):

@@ -13,13 +13,16 @@ def check_address(address: str | None) -> None:
     """Refuse an address at which nothing listens; ``auto`` and the like are Ray's to find.
 
     Raises:
-        UsageError: the port is missing or no number, the host is unknown, or nothing answers.
+        UsageError: the port is missing or no number, the host is unknown, nothing answers, or it is one of Ray's
+            client, behind which this machine is no part of the cluster and shares nothing with it.
     """
-    if address is None or address in FOUND or (address.startswith("ray://") and ":" not in address[6:]):
+    if address is None or address in FOUND:
         return
+    if address.startswith("ray://"):
+        raise UsageError(f"--address {address}: a search runs on a node of its cluster; start it there with auto")
     if ":" not in address:
         raise UsageError(f"--address {address}: write it as HOST:PORT, or auto{meant(address, FOUND)}")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(f"--address {address}: write it as HOST:PORT, or auto")
     try:

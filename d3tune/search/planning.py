@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,13 +12,17 @@ from d3tune.config import Resources, first_fault
 from d3tune.errors import RunError, UsageError, one_of
 from d3tune.search.address import check_address
 from d3tune.search.mlflow_model import check_name
+from d3tune.search.packing import AUTO, NO_GPU
 from d3tune.search.run import PLAN_FILE, RunDirectory
 from d3tune.search.search import Plan
 from d3tune.search.study import read_trials
+from d3tune.search.study_copy import study_url
 from d3tune.search.tracking import store_uri
 from d3tune.words import plural
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+GpusPerTrial = float | Literal["auto"]
 
 
 class PlanOptions(BaseModel):
@@ -28,7 +32,8 @@ class PlanOptions(BaseModel):
 
     trials: int = 50
     cpus_per_trial: float = 1.0
-    gpus_per_trial: float | None = None
+    gpus_per_trial: GpusPerTrial | None = None
+    measured_gpus: float | None = None
     concurrency: int | None = None
     executor: str = "ray"
     address: str | None = None
@@ -39,6 +44,7 @@ class PlanOptions(BaseModel):
     keep_weights: int = 3
     compile: bool = False
     register_as: str | None = None
+    study_url: str | None = None
 
 
 def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed: int = 0) -> Plan:
@@ -58,17 +64,21 @@ def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed:
             raise UsageError(f"{_option(option)} {getattr(options, option)}: must be {least} or more")
     if retry_failed < 0:
         raise UsageError(f"--retry-failed {retry_failed}: must be 0 or more")
+    tracking_uri = store_uri(options.tracking_uri)
     return Plan(
         trials=options.trials,
         seconds=None if time_limit is None else parse_time(time_limit),
         resources=resources_of(options),
         confirm_seeds=options.confirm_seeds,
         baselines=options.baselines,
-        tracking_uri=store_uri(options.tracking_uri),
+        tracking_uri=tracking_uri,
         trial_timeout=_trial_timeout(options),
         keep_weights=options.keep_weights,
         retry_failed=retry_failed,
         register_as=check_name(options.register_as),
+        study_url=study_url(options.study_url, tracking_uri),
+        auto_gpus=options.gpus_per_trial == AUTO,
+        measured_gpus=options.measured_gpus if options.gpus_per_trial == AUTO else None,
     )
 
 
@@ -78,7 +88,7 @@ def resources_of(options: PlanOptions) -> Resources:
     Raises:
         UsageError: a number is out of range, more is asked for than this machine has, or no cluster answers.
     """
-    cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
+    cpus, gpus = options.cpus_per_trial, _known_gpus(options)
     for option, value in (("cpus_per_trial", cpus), ("gpus_per_trial", gpus or 0.0)):
         if not math.isfinite(value) or value < 0 or (option == "cpus_per_trial" and value == 0):
             raise UsageError(f"{_option(option)} {value:g}: must be a positive number")
@@ -87,6 +97,8 @@ def resources_of(options: PlanOptions) -> Resources:
     one_of("--executor", options.executor, ("ray", "local"))
     check_address(options.address)
     here = _gpus_here() if options.address is None else None
+    if options.gpus_per_trial == AUTO:
+        _check_auto(options.executor, here)
     wanted = gpus if gpus is not None else float(bool(here))
     if here is not None and wanted > here:
         raise UsageError(f"--gpus-per-trial {wanted:g}: this machine has {plural(here, 'GPU')}")
@@ -101,6 +113,22 @@ def resources_of(options: PlanOptions) -> Resources:
         address=options.address,
         compile=options.compile,
     )
+
+
+def _known_gpus(options: PlanOptions) -> float | None:
+    """GPUs a trial; before they are measured the whole one that they are measured on."""
+    given = options.gpus_per_trial
+    return (options.measured_gpus or 1.0) if isinstance(given, str) else given
+
+
+def _check_auto(executor: str, here: int | None) -> None:
+    if executor == "local":
+        raise UsageError(
+            "--gpus-per-trial auto, given or the run's own, needs --executor ray: one trial at a time shares no GPU; "
+            "or: --gpus-per-trial 1"
+        )
+    if here == 0:
+        raise UsageError(NO_GPU)
 
 
 def _trial_timeout(options: PlanOptions) -> float | None:
@@ -139,6 +167,9 @@ def resumed_plan(
         RunError: plan.json is damaged.
     """
     stored = run.read_plan()
+    if given.get("gpus_per_trial") is not None:
+        # told anew, it is measured anew
+        stored = {**stored, "measured_gpus": None}
     try:
         options = PlanOptions.model_validate({**stored, **{k: v for k, v in given.items() if v is not None}})
     except ValidationError as error:
@@ -151,6 +182,22 @@ def resumed_plan(
         before = max(options.trials, _trials_there(run)) if trials.startswith("+") else 0
         options = options.model_copy(update={"trials": before + int(number)})
     return make_plan(options, time_limit, retry_failed)
+
+
+def parse_gpus(text: str | None) -> GpusPerTrial | None:
+    """GPUs a trial as the command line has them: a number, or ``auto``; None where not given.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    if text == AUTO:
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--gpus-per-trial {text}: write a number, or auto") from None
 
 
 def parse_time(text: str, option: str = "--time") -> float:

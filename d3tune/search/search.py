@@ -1,7 +1,7 @@
 """A search from start to end: trials, confirmation, baselines, summary. All state is in the run directory."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -13,6 +13,7 @@ from d3tune.config import Resources
 from d3tune.errors import RunError, UsageError
 from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
+from d3tune.search import packing
 from d3tune.search.analysis import ANALYSIS_FILE
 from d3tune.search.baselines import METHODS, baseline
 from d3tune.search.confirm import (
@@ -26,19 +27,19 @@ from d3tune.search.confirm import (
 from d3tune.search.confirmed_model import ModelRequest
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.choice import open_executor
+from d3tune.search.executor.site import Site
 from d3tune.search.going_on import Say, refuse_lost_journal, refuse_other_content, say_lost, say_mended
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import Keeper, bytes_used
-from d3tune.search.mlflow_model import model_writer
 from d3tune.search.progress import Progress
 from d3tune.search.run import RunDirectory, as_itself
-from d3tune.search.shown import end_tags
 from d3tune.search.standing import winner
+from d3tune.search.stores import PATIENCE, Stores, open_stores
 from d3tune.search.study import Assignment, Ledger, counts
 from d3tune.search.summaries import SUMMARY_FILE
-from d3tune.search.summary import best_artifacts, dataset_identity, parent_metrics, summarise
+from d3tune.search.summary import dataset_identity, summarise
 from d3tune.search.telling import confirming_line, left_line, refuse_without_winner, trial_line
-from d3tune.search.tracking import Mirror, default_uri
+from d3tune.search.tracking import default_uri
 from d3tune.yamlfile import dump_yaml
 
 
@@ -58,6 +59,10 @@ class Plan:
         keep_weights: of how many of the best trials the weights are kept.
         retry_failed: failed trials to try again under new numbers, on top of ``trials``.
         register_as: name of a registered model of MLflow that the winner's becomes a version of; None for none.
+        study_url: a database for a copy of the study; None for none.
+        auto_gpus: whether ``resources.gpus_per_trial`` is what a trial is measured to need.
+        measured_gpus: that, as an earlier command measured it; None where it is to be measured, on the whole GPU of
+            ``resources``.
     """
 
     trials: int
@@ -71,12 +76,17 @@ class Plan:
     keep_weights: int = 3
     retry_failed: int = 0
     register_as: str | None = None
+    study_url: str | None = None
+    auto_gpus: bool = False
+    measured_gpus: float | None = None
 
     def to_options(self) -> dict[str, Any]:
         """What a resume without options shall do again; the time limit was for one command alone."""
         return {
             "trials": self.trials,
             **self.resources.model_dump(),
+            **({"gpus_per_trial": "auto"} if self.auto_gpus else {}),
+            "measured_gpus": self.measured_gpus,
             "confirm_seeds": self.confirm_seeds,
             "baselines": self.baselines,
             # the store of this home: a run that is moved to another home goes on with that one's
@@ -84,6 +94,7 @@ class Plan:
             "trial_timeout": self.trial_timeout,
             "keep_weights": self.keep_weights,
             "register_as": self.register_as,
+            "study_url": self.study_url,
         }
 
 
@@ -101,7 +112,7 @@ class Outcome:
         interrupted: whether a stop was requested.
         link: path of the MLflow view, appended to a server's address.
         experiment: the MLflow experiment's name.
-        mirrored: whether MLflow has everything.
+        mirrored: whether MLflow, and the copy of the study, have everything.
         bytes: size of the run directory.
     """
 
@@ -125,6 +136,7 @@ def run_search(
     say: Say,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    measure: packing.Measure = packing.measure,
 ) -> Outcome:
     """Carry a run to its plan: what is done is not done again.
 
@@ -135,6 +147,7 @@ def run_search(
         say: takes one line an event.
         executor: carries out the trials, for simulations; None is what the plan's resources say. It is closed.
         progress: is told how far it is, for whoever shows that meanwhile.
+        measure: reads in a worker what a job takes of a GPU, for a plan with ``auto_gpus``.
 
     Raises:
         NoUsableTrialError: every trial failed.
@@ -153,17 +166,18 @@ def run_search(
     run.write_plan(plan.to_options())
     keeper = Keeper(ledger, run.trial, plan.keep_weights)
     keeper.settle_all()
-    mirror = Mirror(plan.tracking_uri, ledger, run, say)
+    stores = open_stores(plan.tracking_uri, plan.study_url, ledger, run, say)
     if plan.seconds is not None:
         stop.deadline = time.monotonic() + plan.seconds
-    opening = _begun(mirror.start)
+    opening = _begun(stores.start)
     progress = progress or Progress()
     state = "failed"
-    outcome = Outcome(run, experiment=mirror.experiment_name)
+    outcome = Outcome(run, experiment=stores.mirror.experiment_name)
     try:
-        opened = executor or open_executor(plan.resources, run.log, stop, plan.num_gpus)
+        opened = executor or open_executor(plan.resources, run.log, stop, plan.num_gpus, [site_of(run)])
         with closing(progress.watched(opened, run.search)) as executor:
             opening.result()
+            plan = _packed(run, plan, ledger, executor, measure, stop, say)
             _run_trials(run, plan, ledger, keeper, executor, stop, say)
             outcome.winner = winner(ledger.trials())
             outcome.counts = counts(ledger.trials())
@@ -181,12 +195,35 @@ def run_search(
         stop.requested = True
     finally:
         refused = isinstance(opening.exception(), UsageError)
-        unwritten = None if refused else _end(outcome, mirror, ledger, plan.register_as, state, stop, say)
+        unwritten = None if refused else _end(outcome, stores, ledger, plan.register_as, state, stop, say)
     if unwritten is not None:
         raise RunError(f"{unwritten}; mend that, then resume")
-    outcome.link = mirror.link()
+    outcome.link = stores.mirror.link()
     outcome.bytes = bytes_used(run.path)
     return outcome
+
+
+def _packed(
+    run: RunDirectory,
+    plan: Plan,
+    ledger: Ledger,
+    executor: Executor,
+    measure: packing.Measure,
+    stop: StopSignal,
+    say: Say,
+) -> Plan:
+    """The plan with what a trial needs of a GPU, measured where that was asked for and is not known, and remembered."""
+    if not plan.auto_gpus or plan.measured_gpus is not None or ledger.standing.ended >= plan.trials:
+        return plan
+    config = load_backbone(run.search.backbone).config
+    configurations = packing.largest_first(ledger.space, config, run.search.seed)
+    jobs = [training_job(run, values, plan.resources) for values in configurations]
+    share = packing.measured_share(jobs, executor, measure, stop, say)
+    executor.share_gpus(share)
+    resources = plan.resources.model_copy(update={"gpus_per_trial": share})
+    plan = replace(plan, resources=resources, measured_gpus=share)
+    run.write_plan(plan.to_options())
+    return plan
 
 
 def _begun(start: Callable[[], None]) -> "Future[None]":
@@ -199,9 +236,9 @@ def _begun(start: Callable[[], None]) -> "Future[None]":
 
 
 def _end(
-    outcome: Outcome, mirror: Mirror, ledger: Ledger, register: str | None, state: str, stop: StopSignal, say: Say
+    outcome: Outcome, stores: Stores, ledger: Ledger, register: str | None, state: str, stop: StopSignal, say: Say
 ) -> str | None:
-    """Put what became of the search into outcome, summary and MLflow; why the summary could not be written."""
+    """Put what became of the search into outcome, summary and stores; why the summary could not be written."""
     outcome.interrupted = stop.requested
     outcome.counts = counts(ledger.trials())
     outcome.winner = winner(ledger.trials())
@@ -210,7 +247,8 @@ def _end(
     if unwritten is not None and summary["state"] == "failed":
         # another error is on its way
         say(unwritten)
-    outcome.mirrored = _finish_mirror(mirror, outcome.run, register, summary, stop, say)
+    patience = PATIENCE if not stop.requested else 2.0 if not stop.at_once else 0.5
+    outcome.mirrored = stores.finish(outcome.run, summary, register, say, patience)
     return unwritten
 
 
@@ -244,6 +282,11 @@ def _write_summary(run: RunDirectory, summary: dict[str, Any]) -> str | None:
     return None
 
 
+def site_of(run: RunDirectory) -> Site:
+    """What every node of a cluster must have of a run."""
+    return Site(str(run.path), run.uid, str(run.dataset_path), run.search.dataset_hash)
+
+
 def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources) -> TrainingJob:
     """The job of one configuration of a run, with the run's own seed."""
     return TrainingJob(
@@ -259,18 +302,6 @@ def training_job(run: RunDirectory, config: dict[str, Any], resources: Resources
         protocol=run.search.protocol,
         compile=resources.compile,
     )
-
-
-def _finish_mirror(
-    mirror: Mirror, run: RunDirectory, register: str | None, summary: Mapping[str, Any], stop: StopSignal, say: Say
-) -> bool:
-    patience = 15.0 if not stop.requested else 2.0 if not stop.at_once else 0.5
-    tags = end_tags(run, summary)
-    mirror.further = model_writer(run.model, register, say)
-    missed = mirror.finish(summary["state"], parent_metrics(summary), best_artifacts(run), patience, tags)
-    if missed is not None:
-        say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: {run.sync_command}")
-    return missed is None
 
 
 def _run_trials(

@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from d3tune.errors import RunError
 from d3tune.search.executor import StopSignal, TrialQueue
 from d3tune.search.executor.bridge import Drain, Fatal, StudyPruner, StudySearcher
+from d3tune.search.executor.turns import Turns
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import Keeper
 from d3tune.search.reports import Report
@@ -45,8 +46,8 @@ class Bridge:
     def __post_init__(self) -> None:
         self.stop = self.queue.stop
         self.fatal = Fatal(self.stop)
-        self.searcher = StudySearcher(self.queue, self.fatal)
-        self.pruner = StudyPruner(self.queue, self.fatal)
+        self.searcher = StudySearcher(Turns(self.queue), self.fatal)
+        self.pruner = StudyPruner(Turns(self.queue), self.fatal)
         self.drain = Drain(self.stop)
 
     def begin(self, name: str) -> int:
@@ -56,7 +57,7 @@ class Bridge:
 
     def result(self, number: int, report: Report) -> str:
         """Ray hands on a result that is not the last one."""
-        trial = SimpleNamespace(config={"number": number})
+        trial = SimpleNamespace(config={"place": 0, "number": number})
         return self.pruner.on_trial_result(None, trial, {"report": json.dumps(report.to_dict())})
 
     def state(self, number: int) -> TrialState:
@@ -171,7 +172,33 @@ def test_a_trial_that_cannot_be_described_ends_the_search(bridge: Bridge) -> Non
     def broken(assignment: Assignment) -> TrainingJob:
         raise RunError(f"no job of trial {assignment.number}")
 
-    searcher = StudySearcher(replace(bridge.queue, job=broken), bridge.fatal)
+    searcher = StudySearcher(Turns(replace(bridge.queue, job=broken)), bridge.fatal)
     assert searcher.suggest("a") == Searcher.FINISHED
     assert str(bridge.fatal.error) == "no job of trial 0"
     assert bridge.stop.requested
+
+
+def test_a_trial_that_lacks_memory_on_a_shared_gpu_is_set_aside_and_goes_on_with_a_whole_one(
+    bridge: Bridge, report: MakeReport, tmp_path: Path
+) -> None:
+    said: list[tuple[int, str]] = []
+    queue = replace(bridge.queue, on_note=lambda number, line: said.append((number, line)))
+    shared = StudySearcher(Turns(queue), bridge.fatal, 0.1666)
+    assert json.loads(shared.suggest("one")["assignment"])["gpu_share"] == 0.1666
+    assert bridge.result(0, report(10, 0.5)) == TrialScheduler.CONTINUE
+    checkpoint = tmp_path / "trials" / "0" / "checkpoint-00000010.json"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    shared.on_trial_complete("one", {"crowded": "OutOfMemoryError: CUDA out of memory"})
+    assert said == [(0, "out of GPU memory at a share of 0.17; it goes on alone")]
+    assert (bridge.state(0), bridge.ended, checkpoint.exists()) == (TrialState.RUNNING, [], True)
+    # others first
+    assert shared.suggest("two")["number"] == 1
+    assert bridge.ledger.recall()
+    alone = StudySearcher(Turns(queue), bridge.fatal, 1.0)
+    assignment = json.loads(alone.suggest("one again")["assignment"])
+    assert (assignment["gpu_share"], assignment["known_update"]) == (1.0, 10)
+    alone.on_trial_complete("one again", {"failure": "OutOfMemoryError: CUDA out of memory"})
+    trial = read_trials(bridge.journal)[0]
+    assert (trial.state, trial.user_attrs["failure"]) == (TrialState.FAIL, "OutOfMemoryError: CUDA out of memory")
+    assert bridge.ended == [0]

@@ -33,7 +33,7 @@ def poll(seconds):
         time.sleep(0.02)
 
 def watch():
-    found = lifeline.Lifeline(NAMES, abandon)
+    found = lifeline.Lifeline(lifeline.children(NAMES), abandon)
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "lifeline")
     return found, thread
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,40 @@ def test_fractions_of_a_gpu_fit_together_and_too_much_is_refused(commands: Any) 
     assert first == "2"
     assert "--gpus-per-trial 2" in second
     assert "1 GPUs" in second
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses, of IPv4 and IPv6, at which a process listens, as the kernel writes them."""
+    inodes = set()
+    with suppress(OSError):
+        # it may end meanwhile
+        for link in (Path("/proc") / str(pid) / "fd").iterdir():
+            with suppress(OSError):
+                inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]:
+            fields = line.split()
+            # 0A: it listens
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].partition(":")[0])
+    return found
+
+
+# 127.0.0.1, alone and as IPv6 writes it, and ::1
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def test_a_private_ray_listens_on_loopback_alone(
+    isolated: Path, mlflow_template: Path, tiny: dict[str, Any], commands: Any
+) -> None:
+    isolated.mkdir()
+    shutil.copy(mlflow_template, isolated / "mlflow.db")
+    search = commands.options(tiny, updates=800, evaluations=40)
+    with commands.running(isolated, *search, "--trials", "1", "--confirm-seeds", "0") as command:
+        commands.until(lambda: list(isolated.glob("runs/*/trials/00000/checkpoint-*.json")), "a checkpoint")
+        addresses = {address for pid in [command.process.pid, *command.look()] for address in listening(pid)}
+        os.kill(command.process.pid, signal.SIGINT)
+        assert command.end() == 130, command.err
+    assert addresses
+    assert addresses <= LOOPBACK

@@ -41,6 +41,7 @@ class TrialQueue:
         trial_timeout: seconds after which a trial without a report counts as hung; None for never.
         stop: see `StopSignal`.
         on_report: called with the number and a report as it comes.
+        on_pause: called with the number of a trial that is left interrupted for now.
     """
 
     ledger: Ledger
@@ -53,6 +54,7 @@ class TrialQueue:
     trial_timeout: float | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     on_report: Callable[[int, Report], None] = lambda number, report: None
+    on_pause: Callable[[int], None] = lambda number: None
 
     def report(self, number: int, report: Report) -> bool:
         """Record an evaluation; returns whether the trial is to stop."""
@@ -60,6 +62,12 @@ class TrialQueue:
             self.on_note(number, line)
         self.on_report(number, report)
         return self.ledger.report(number, report)
+
+    def pause(self, number: int, line: str) -> None:
+        """Leave a running trial interrupted until `Ledger.recall`, and say why in one line."""
+        self.ledger.set_aside(number)
+        self.on_note(number, line)
+        self.on_pause(number)
 
     def end(self, number: int) -> None:
         """Settle an ended trial and tell whoever listens."""
@@ -74,8 +82,8 @@ class Executor(Protocol):
     def concurrency(self) -> int:
         """How many of them at once."""
 
-    def run_trials(self, queue: TrialQueue) -> None:
-        """Run trials until the queue is empty or a stop is requested."""
+    def run_trials(self, *queues: TrialQueue) -> None:
+        """Run trials until the queues are empty or a stop is requested; several take turns, see `Turns`."""
 
     def map(
         self,
@@ -91,6 +99,9 @@ class Executor(Protocol):
         Raises:
             KeyboardInterrupt: a stop was requested.
         """
+
+    def share_gpus(self, gpus_per_trial: float) -> None:
+        """From now on give each trial, and each call, so much of a GPU."""
 
     def close(self) -> None:
         """End every process that the executor started."""

@@ -26,3 +26,22 @@ def ray_apart() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = plain
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Have a Ray that is started within the block listen on 127.0.0.1 alone.
+
+    Asked for that address, Ray takes the outward one of the machine instead, and listens on all of them: other machines
+    might join. It does as it is asked only where it takes clusters for impossible.
+    """
+    from ray._private import ray_constants
+
+    constants: Any = ray_constants
+    plain = constants.ENABLE_RAY_CLUSTER
+    # Ray has an option for it, which is read when it is imported, and then holds for --address too
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = plain

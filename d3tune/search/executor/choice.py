@@ -1,13 +1,17 @@
 """Which executor a command gets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from d3tune.config import Resources
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
+from d3tune.search.executor.site import Site
 
 
-def open_executor(resources: Resources, log_file: Path, stop: StopSignal, num_gpus: int | None = None) -> Executor:
+def open_executor(
+    resources: Resources, log_file: Path, stop: StopSignal, num_gpus: int | None = None, sites: Sequence[Site] = ()
+) -> Executor:
     """Start what the resources name; the caller closes it.
 
     Args:
@@ -15,9 +19,10 @@ def open_executor(resources: Resources, log_file: Path, stop: StopSignal, num_gp
         log_file: where Ray's own messages go.
         stop: of the command, which may be told to stop while Ray starts.
         num_gpus: logical GPUs of a private Ray; None detects the real ones.
+        sites: what every node of a cluster must have.
 
     Raises:
-        UsageError: a trial can never fit.
+        UsageError: a trial can never fit, or a node of the cluster lacks something.
         D3TuneError: Ray does not start, or the cluster cannot be reached.
     """
     if resources.executor == "local":
@@ -25,4 +30,4 @@ def open_executor(resources: Resources, log_file: Path, stop: StopSignal, num_gp
     # Ray takes seconds to import
     from d3tune.search.executor.ray import RayExecutor
 
-    return RayExecutor(resources, log_file, num_gpus, stop)
+    return RayExecutor(resources, log_file, num_gpus, stop, sites)

@@ -12,6 +12,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # without a limit of its own it would start one worker after another; the searcher gives out what there is room for
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",
 }
 for _key, _value in ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)

@@ -1,7 +1,6 @@
 """The in-process executor: trials in this process, with the same ledger code, in real or in virtual time."""
 
 import heapq
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from d3tune.errors import D3TuneError
 from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import StopSignal, TrialQueue
+from d3tune.search.executor.turns import Turns
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report
 from d3tune.search.study import Assignment
@@ -36,6 +36,7 @@ class _Event:
 
     time: float
     order: int
+    queue: TrialQueue = field(compare=False)
     assignment: Assignment = field(compare=False)
     trial: Trial | None = field(compare=False)
     began: float = field(compare=False)
@@ -69,17 +70,18 @@ class InProcessExecutor:
         """See `Executor.concurrency`."""
         return self._workers
 
-    def run_trials(self, queue: TrialQueue) -> None:
+    def run_trials(self, *queues: TrialQueue) -> None:
         """See `Executor.run_trials`."""
         events: list[_Event] = []
+        turns = Turns(*queues)
         while True:
-            self._fill(queue, events)
+            self._fill(turns, events)
             if not events:
                 return
             # after a stop too: what is computed is recorded
             event = heapq.heappop(events)
             self.clock = event.time
-            self._take(event, queue, events)
+            self._take(event, events)
 
     def map(
         self,
@@ -98,21 +100,23 @@ class InProcessExecutor:
                 on_result(index, results[-1])
         return results
 
+    def share_gpus(self, gpus_per_trial: float) -> None:
+        """Nothing to share: one trial at a time is computed."""
+
     def close(self) -> None:
         """Nothing was started."""
 
-    def _fill(self, queue: TrialQueue, events: list[_Event]) -> None:
+    def _fill(self, turns: Turns, events: list[_Event]) -> None:
         """Give every free worker a trial."""
-        while len(events) < self._workers and not queue.stop.requested:
-            if queue.stop.deadline is not None and time.monotonic() > queue.stop.deadline:
+        while len(events) < self._workers:
+            given = turns.next()
+            if given is None:
                 return
-            assignment = queue.ledger.next_trial(queue.limit)
-            if assignment is None:
-                return
-            self._advance(assignment, None, self.clock - assignment.known_seconds, queue, events)
+            queue, assignment = turns.queues[given[0]], given[1]
+            self._advance(queue, assignment, None, self.clock - assignment.known_seconds, events)
 
-    def _take(self, event: _Event, queue: TrialQueue, events: list[_Event]) -> None:
-        number = event.assignment.number
+    def _take(self, event: _Event, events: list[_Event]) -> None:
+        queue, number = event.queue, event.assignment.number
         if isinstance(event.result, str):
             queue.ledger.fail(number, event.result)
             queue.end(number)
@@ -123,10 +127,10 @@ class InProcessExecutor:
             queue.ledger.complete(number)
             queue.end(number)
         elif not queue.stop.requested:
-            self._advance(event.assignment, event.trial, event.began, queue, events)
+            self._advance(queue, event.assignment, event.trial, event.began, events)
 
     def _advance(
-        self, assignment: Assignment, trial: Trial | None, began: float, queue: TrialQueue, events: list[_Event]
+        self, queue: TrialQueue, assignment: Assignment, trial: Trial | None, began: float, events: list[_Event]
     ) -> None:
         """Compute a trial's next report and put it where it belongs in time."""
         result: Report | str
@@ -147,4 +151,4 @@ class InProcessExecutor:
         except Exception as error:
             result = f"{type(error).__name__}: {error}"
         self._order += 1
-        heapq.heappush(events, _Event(at, self._order, assignment, trial, began, result))
+        heapq.heappush(events, _Event(at, self._order, queue, assignment, trial, began, result))

@@ -5,33 +5,47 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from d3tune.config import Resources
 from d3tune.errors import D3TuneError, UsageError
 from d3tune.search.executor import StopSignal, TrialQueue, messages
-from d3tune.search.executor.apart import ray_apart
+from d3tune.search.executor.apart import on_loopback, ray_apart
 from d3tune.search.executor.bridge import WORKER_FAILURES, Drain, Fatal, StudyPruner, StudySearcher
 from d3tune.search.executor.ending import before_end
 from d3tune.search.executor.environment import ray, tune
 from d3tune.search.executor.lastwords import last_words
-from d3tune.search.executor.lifeline import Lifeline
+from d3tune.search.executor.lifeline import Lifeline, children, server
+from d3tune.search.executor.nodes import Nodes, recounted
 from d3tune.search.executor.processes import descendants, kill
+from d3tune.search.executor.site import Site
 from d3tune.search.executor.temporary import TemporaryFolder
-from d3tune.search.executor.worker import TrialActor, call
+from d3tune.search.executor.turns import Turns
+from d3tune.search.executor.worker import Crowded, TrialActor, call
 
 OBJECT_STORE_BYTES = 200_000_000
 POLL_SECONDS = 0.5
+# of a GPU, of a training that runs alone there
+WHOLE = 1.0
 NOTHING_LOST = "nothing recorded is lost: resume the run"
+HEAD = "head node"
+ENDED = f"this process was ended, perhaps because Ray's {HEAD} was; {NOTHING_LOST}"
 
 
 class RayExecutor:
     """Runs trials with Ray Tune, in a private Ray of this process or on a cluster that is named."""
 
     def __init__(
-        self, resources: Resources, log_file: Path, num_gpus: int | None = None, stop: StopSignal | None = None
+        self,
+        resources: Resources,
+        log_file: Path,
+        num_gpus: int | None = None,
+        stop: StopSignal | None = None,
+        sites: Sequence[Site] = (),
     ) -> None:
         """Start or join Ray.
 
@@ -40,15 +54,19 @@ class RayExecutor:
             log_file: where Ray's own messages go.
             num_gpus: logical GPUs of a private Ray; None detects the real ones.
             stop: of the search, which may be told to stop while Ray starts.
+            sites: of the searches; every node of a cluster is looked at for them.
 
         Raises:
-            UsageError: a trial can never fit.
+            UsageError: a trial can never fit, or a node of the cluster lacks something.
             D3TuneError: the cluster cannot be reached.
         """
         self._resources, self._log_file = resources, log_file
         self._stop = stop or StopSignal()
         self._not_ours = descendants(os.getpid())
         self._lifeline: Lifeline | None = None
+        self._order = ""
+        self._places_taken = _Taken()
+        self._ending = ExitStack()
         self._temporary = TemporaryFolder()
         messages.send_to(log_file)
         # Ray puts handlers of its own in place, which end the process where ours would drain it
@@ -59,35 +77,47 @@ class RayExecutor:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
-            # a cluster's programs are not this process's to watch
-            if resources.address is None:
-                self._lifeline = Lifeline(("raylet", "gcs_server"), self._abandon)
-            self.concurrency = self._fitting()
+            self._lifeline = Lifeline(self._vital(), self._abandon)
+            self._lifeline.stop = self._stop
+            self.concurrency = self._fitting(resources.gpus_per_trial)
+            if resources.address is not None:
+                # Ray ends this process, past every handler, a minute after its head is gone
+                self._ending.enter_context(last_words(f"d3tune: {ENDED}"))
+                self._nodes = Nodes(sites)
+                self._order = self._nodes.order
         except BaseException:
             self.close()
             raise
 
-    def run_trials(self, queue: TrialQueue) -> None:
-        """See `Executor.run_trials`."""
-        self._watch_for(queue.stop)
-        fatal = Fatal(queue.stop)
+    def run_trials(self, *queues: TrialQueue) -> None:
+        """See `Executor.run_trials`; trials that ran out of a shared GPU's memory go on alone after the others."""
+        self._watch_for(queues[0].stop)
+        self._run_trials(queues, self._resources.gpus_per_trial, "tune")
+        crowded = [queue for queue in queues if not queue.stop.requested and queue.ledger.recall()]
+        if crowded:
+            self._run_trials(crowded, WHOLE, "alone")
+
+    def _run_trials(self, queues: Sequence[TrialQueue], gpus: float, name: str) -> None:
+        stops = [queue.stop for queue in queues]
+        turns, fatal = Turns(*queues), Fatal(*stops)
         tuner = tune.Tuner(
-            tune.with_resources(TrialActor, self._request()),
+            tune.with_resources(TrialActor, self._request(gpus)),
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(queue, fatal),
-                scheduler=StudyPruner(queue, fatal),
+                search_alg=StudySearcher(turns, fatal, gpus, self._order, self._room(gpus)),
+                scheduler=StudyPruner(turns, fatal),
                 num_samples=-1,
-                max_concurrent_trials=self.concurrency,
+                # of a cluster the room is counted again as nodes come and go
+                max_concurrent_trials=self._at_once(gpus) if self._resources.address is None else None,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name="tune",
+                name=name,
                 storage_path=str(self._temporary.path / "results"),
                 failure_config=tune.FailureConfig(max_failures=WORKER_FAILURES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                stop=Drain(queue.stop),
+                stop=Drain(*stops),
                 verbose=0,
             ),
         )
@@ -102,32 +132,28 @@ class RayExecutor:
         stop: StopSignal,
         on_result: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
-        """See `Executor.map`."""
-        resources = self._resources
+        """See `Executor.map`; what ran out of a shared GPU's memory is called again, alone, after the others."""
         self._watch_for(stop)
-        remote = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial, max_retries=2)(call)
         results: dict[int, Any] = {}
-        todo = list(enumerate(items))
-        running: dict[Any, int] = {}
-        while todo or running:
-            while todo and len(running) < self.concurrency:
-                index, item = todo.pop(0)
-                running[remote.remote(function, *item)] = index
-            if stop.requested:
-                _cancel(running)
-                raise KeyboardInterrupt
-            ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
-            for reference in ready:
-                index = running.pop(reference)
-                try:
-                    results[index] = _result(reference)
-                except BaseException:
-                    # the caller may go on with this Ray
-                    _cancel(running)
-                    raise
-                if on_result is not None:
-                    on_result(index, results[index])
+
+        def keep(index: int, result: Any) -> None:
+            results[index] = result
+            if on_result is not None:
+                on_result(index, result)
+
+        crowded = self._call(function, dict(enumerate(items)), self._resources.gpus_per_trial, stop, keep)
+        if crowded:
+            self._call(function, crowded, WHOLE, stop, keep)
         return [results[index] for index in range(len(items))]
+
+    def share_gpus(self, gpus_per_trial: float) -> None:
+        """See `Executor.share_gpus`.
+
+        Raises:
+            UsageError: a trial can never fit.
+        """
+        self._resources = self._resources.model_copy(update={"gpus_per_trial": gpus_per_trial})
+        self.concurrency = self._fitting(gpus_per_trial)
 
     def close(self) -> None:
         """Leave the cluster, or end the private Ray, and remove its files.
@@ -145,6 +171,7 @@ class RayExecutor:
             if not self._ends_at_once:
                 ray.shutdown()
         finally:
+            self._ending.close()
             # told so before, or while Ray was ending
             if self._ends_at_once:
                 self._end_at_once()
@@ -154,6 +181,39 @@ class RayExecutor:
             lifeline.close()
             if lifeline.lost:
                 raise D3TuneError(self._lost(lifeline.lost))
+
+    def _call(
+        self,
+        function: Callable[..., Any],
+        items: Mapping[int, tuple[Any, ...]],
+        gpus: float,
+        stop: StopSignal,
+        keep: Callable[[int, Any], None],
+    ) -> dict[int, tuple[Any, ...]]:
+        """Call for every item; returns those that ran out of memory on a GPU that they shared."""
+        remote = ray.remote(num_cpus=self._resources.cpus_per_trial, num_gpus=gpus, max_retries=2)(call)
+        room, todo, crowded = self._room(gpus), list(items), dict[int, tuple[Any, ...]]()
+        running: dict[Any, int] = {}
+        try:
+            while todo or running:
+                while todo and self._places_taken.take(room()):
+                    index = todo.pop(0)
+                    running[remote.remote(self._order, gpus, function, *items[index])] = index
+                if stop.requested:
+                    raise KeyboardInterrupt
+                for reference in _ended(running):
+                    index = running.pop(reference)
+                    self._places_taken.give_back(1)
+                    result = _result(reference)
+                    if isinstance(result, Crowded):
+                        crowded[index] = items[index]
+                    else:
+                        keep(index, result)
+        finally:
+            # what goes wrong is the caller's, who may go on with this Ray
+            _cancel(running)
+            self._places_taken.give_back(len(running))
+        return crowded
 
     @property
     def _ends_at_once(self) -> bool:
@@ -167,12 +227,19 @@ class RayExecutor:
         before_end(lambda: kill(descendants(os.getpid()).keys() - self._not_ours.keys()))
         before_end(self._temporary.close)
 
+    def _vital(self) -> Callable[[], str]:
+        """What this process cannot go on without: its own Ray, or the head of the cluster."""
+        if self._resources.address is None:
+            return children(("raylet", "gcs_server"))
+        return server(ray.get_runtime_context().gcs_address, HEAD)
+
     def _watch_for(self, stop: StopSignal) -> None:
         self._stop = stop
         if self._lifeline is not None:
             self._lifeline.stop = stop
 
     def _abandon(self, lost: str) -> None:
+        self._ending.close()
         self._temporary.close()
         print(f"d3tune: {self._lost(lost)}", file=sys.stderr, flush=True)  # noqa: T201
 
@@ -192,45 +259,88 @@ class RayExecutor:
                 raise D3TuneError(f"--address {self._resources.address}: no Ray cluster there: {reason}") from None
             return
         try:
-            ray.init(
-                address="local",
-                num_gpus=num_gpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(self._temporary.path / "ray"),
-                _node_ip_address="127.0.0.1",
-                **common,
-            )
+            with on_loopback():
+                ray.init(
+                    address="local",
+                    num_gpus=num_gpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(self._temporary.path / "ray"),
+                    _node_ip_address="127.0.0.1",
+                    **common,
+                )
         except Exception as error:
             # Ray raises bare exceptions where one of its processes does not come up
             reason = " ".join(str(error).split())[:200]
             raise D3TuneError(f"Ray did not start: {reason}; try again, or --executor local") from None
 
-    def _request(self) -> dict[str, float]:
-        return {"cpu": self._resources.cpus_per_trial, "gpu": self._resources.gpus_per_trial}
+    def _request(self, gpus: float) -> dict[str, float]:
+        return {"cpu": self._resources.cpus_per_trial, "gpu": gpus}
 
-    def _fitting(self) -> int:
-        """How many trials fit at once, node by node.
+    def _at_once(self, gpus: float) -> int:
+        """As many as there were places for at the start; alone as many as there are whole GPUs for."""
+        return self.concurrency if gpus == self._resources.gpus_per_trial else self._fitting(gpus)
+
+    def _room(self, gpus: float) -> Callable[[], int]:
+        """How many trials there are places for, at any moment."""
+        if self._resources.address is not None:
+            return recounted(lambda: self._places(gpus), self._resources.concurrency)
+        most = self._at_once(gpus)
+        return lambda: most
+
+    def _places(self, gpus: float) -> int:
+        """How many trials fit at once, node by node, each with so much of a GPU."""
+        wanted = [(name, amount) for name, amount in self._request(gpus).items() if amount > 0]
+        return sum(min(int(node.get(name.upper(), 0) / amount + 1e-9) for name, amount in wanted) for node in _alive())
+
+    def _fitting(self, gpus: float) -> int:
+        """How many trials run at once.
 
         Raises:
-            UsageError: none does; the message names the resource.
+            UsageError: none fits; the message names the resource.
         """
-        fits = 0
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        for node in nodes:
-            shares = [
-                int(node.get(name.upper(), 0) / amount + 1e-9) for name, amount in self._request().items() if amount > 0
-            ]
-            fits += min(shares)
+        fits = self._places(gpus)
         if fits == 0:
-            for name, amount in self._request().items():
-                most = max((node.get(name.upper(), 0) for node in nodes), default=0)
+            for name, amount in self._request(gpus).items():
+                most = max((node.get(name.upper(), 0) for node in _alive()), default=0)
                 if amount > most:
                     raise UsageError(
                         f"--{name}s-per-trial {amount:g}: no node has more than {most:g} {name.upper()}s; ask for less"
                     )
             raise UsageError("no node has the CPUs and GPUs that one trial asks for; ask for less")
         return min(fits, self._resources.concurrency or fits)
+
+
+def _alive() -> list[dict[str, float]]:
+    """The resources of each node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+class _Taken:
+    """How many calls run, of all threads that share an executor."""
+
+    def __init__(self) -> None:
+        self._lock, self._count = threading.Lock(), 0
+
+    def take(self, room: int) -> bool:
+        with self._lock:
+            if self._count >= room:
+                return False
+            self._count += 1
+            return True
+
+    def give_back(self, count: int) -> None:
+        with self._lock:
+            self._count -= count
+
+
+def _ended(running: Mapping[Any, int]) -> list[Any]:
+    """Which of some calls have ended, after a while where none has."""
+    if not running:
+        time.sleep(POLL_SECONDS)
+        return []
+    ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+    return list(ready)
 
 
 def _cancel(references: Iterable[Any]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from d3tune.errors import D3TuneError
+from d3tune.method.memory import give_back_gpu_memory, limit_gpu_memory, out_of_gpu_memory
 from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import watchdog
 from d3tune.search.executor.environment import tune
@@ -46,12 +48,22 @@ class TrialActor(tune.Trainable):
         except DivergedError as error:
             return {"failure": f"diverged: {error}", "done": True}
         except Exception as error:
-            return {"failure": f"{type(error).__name__}: {error}", "done": True}
-        return {"report": json.dumps(report.to_dict()), "done": self._trial.finished}
+            failure = f"{type(error).__name__}: {error}"
+            if not _crowded(error, self._assignment["gpu_share"]):
+                return {"failure": failure, "done": True}
+        else:
+            return {"report": json.dumps(report.to_dict()), "done": self._trial.finished}
+        # the error is gone here, and with it the frames that held tensors
+        self._trial = None
+        give_back_gpu_memory()
+        return {"crowded": failure, "done": True}
 
     def _begin(self) -> RunningTrial:
         assignment = self._assignment
+        _arrive(assignment["order"])
         job = TrainingJob.from_dict(assignment["job"])
+        if job.device == "cuda":
+            limit_gpu_memory(assignment["gpu_share"])
         return RunningTrial(job, self._directory, assignment["known_update"], assignment["keep_weights"])
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -61,7 +73,49 @@ class TrialActor(tune.Trainable):
         """See `save_checkpoint`."""
 
 
-def call(function: Callable[..., Any], *item: Any) -> Any:
-    """What `RayExecutor.map` runs in a worker."""
+@dataclass(frozen=True)
+class Crowded:
+    """In place of a result: the call ran out of memory on a GPU that it shared; a whole one may be enough.
+
+    Attributes:
+        reason: the error, in words.
+    """
+
+    reason: str
+
+
+def call(order: str, gpu_share: float, function: Callable[..., Any], *item: Any) -> Any:
+    """What `RayExecutor.map` runs in a worker.
+
+    Args:
+        order: of `d3tune.search.executor.nodes.Nodes`; empty in a private Ray.
+        gpu_share: what the call was given of a GPU.
+        function: of the item.
+        item: its arguments.
+
+    Returns:
+        The result, or `Crowded`.
+    """
     end_with_parent()
-    return function(*item)
+    _arrive(order)
+    if any(isinstance(part, TrainingJob) and part.device == "cuda" for part in item):
+        limit_gpu_memory(gpu_share)
+    try:
+        return function(*item)
+    except Exception as error:
+        if not _crowded(error, gpu_share):
+            raise
+        return Crowded(f"{type(error).__name__}: {error}")
+
+
+def _crowded(error: Exception, gpu_share: float) -> bool:
+    """Whether a training ran out of memory on a GPU that it shared: then it is no failure of its own."""
+    return 0 < gpu_share < 1 and out_of_gpu_memory(error)
+
+
+def _arrive(order: str) -> None:
+    """On a cluster, make sure that this machine has what its search needs: it may have joined later."""
+    if order:
+        from d3tune.search.executor.nodes import arrived
+
+        arrived(order)
