@@ -1,6 +1,6 @@
 """The command line: parse, call, print. Heavy imports happen inside commands, so that --help is instant."""
 
-from d3tune.cli import ablating, comparing, completion, datasets, predicting, reporting, results, searching
+from d3tune.cli import ablating, comparing, completion, datasets, predicting, reporting, results, searching, sweeping
 from d3tune.cli.program import app, main
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "reporting",
     "results",
     "searching",
+    "sweeping",
 ]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # as a user comes to them; others follow
 ORDER = (
-    "search", "resume", "leaderboard", "report", "ui", "export", "train", "predict", "compare", "ablate", "data",
-    "doctor", "replay", "sync", "completion",
+    "search", "resume", "sweep", "leaderboard", "report", "ui", "export", "train", "predict", "compare", "ablate",
+    "data", "doctor", "replay", "sync", "completion",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The leaderboard: the best confirmed run for each dataset and backbone, chosen by validation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from d3tune.search.summaries import confirmed_configuration, summaries
@@ -27,7 +27,9 @@ COLUMNS = [
 ]
 
 
-def leaderboard_rows(say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+def leaderboard_rows(
+    say: Callable[[str], None] | None = None, of_runs: Sequence[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """One row a dataset, semantics, features, protocol and backbone: the run with the largest confirmed H.
 
     Accuracies are in [0, 1], means and standard deviations (n − 1; None for one seed) over confirmation seeds. Runs are
@@ -37,10 +39,12 @@ def leaderboard_rows(say: Callable[[str], None] | None = None) -> list[dict[str,
 
     Args:
         say: takes one line for each run that is left out because its summary is damaged.
+        of_runs: summaries of the runs to rank, as `d3tune.search.run.RunDirectory.read_summary` gives them; None for
+            those of all runs in ``$D3TUNE_HOME``.
     """
     best: dict[tuple[str, ...], dict[str, Any]] = {}
     of: dict[tuple[str, ...], dict[str, Any]] = {}
-    for summary in summaries(say):
+    for summary in summaries(say) if of_runs is None else of_runs:
         row = summary_row(summary)
         if row is None:
             continue

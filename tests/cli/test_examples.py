@@ -37,6 +37,7 @@ LOCAL = ("--executor", "local")
 BUDGET: dict[str, tuple[str, ...]] = {
     "search": (*LOCAL, "--trials", "1", "--confirm-seeds", "1"),
     "resume": (*LOCAL, "--trials", "+1", "--confirm-seeds", "1"),
+    "sweep": (*LOCAL, "--trials", "1", "--confirm-seeds", "1"),
     "train": ("--seeds", "1"),
     "ablate": (*LOCAL, "--seeds", "1"),
     "compare": (*LOCAL, "--seeds", "2"),
@@ -73,7 +74,7 @@ def budget(words: list[str], tiny: tuple[str, ...]) -> list[str]:
     """An example's words, cheaper where they would train for long: a search gets the smallest networks as well."""
     if words[0] == "search" and "list" in words:
         return words
-    return [*words, *BUDGET.get(words[0], ()), *(tiny if words[0] == "search" else ())]
+    return [*words, *BUDGET.get(words[0], ()), *(tiny if words[0] in ("search", "sweep") else ())]
 
 
 @pytest.fixture

@@ -1,0 +1,151 @@
+"""The command that runs several searches as one: sweep."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from d3tune.cli import names
+from d3tune.cli.options import DataDir, Json, Semantics, StudyUrl, TimeLimit, TrackingUri, Verbose, examples
+from d3tune.cli.program import app
+from d3tune.cli.searching import in_all
+from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
+from d3tune.errors import D3TuneError
+
+if TYPE_CHECKING:
+    from d3tune.search.sweep import Cell
+
+
+@app.command(epilog=examples("d3tune sweep --dataset hanzi --backbone gan,vae --trials 12"))
+def sweep(
+    dataset: Annotated[str, typer.Option(help="Names with commas: flo,cub,awa2.", autocompletion=names.datasets)],
+    backbone: Annotated[str, typer.Option(help="Names with commas: gan,vae.", autocompletion=names.backbones)],
+    trials: Annotated[int, typer.Option(parser=in_all, metavar="INTEGER", help="Trials of each search in all.")] = 50,
+    time: TimeLimit = None,
+    data_dir: DataDir = None,
+    semantics: Semantics = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Fix a hyper-parameter of all: key=value.")
+    ] = None,
+    warm_start: Annotated[str, typer.Option(help="Tried first: shipped or none.")] = "shipped",
+    objective: Annotated[
+        str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.", autocompletion=names.objectives)
+    ] = "H",
+    val_split: Annotated[int, typer.Option(help="Which draw of pseudo-unseen classes.")] = 0,
+    val_splits: Annotated[int, typer.Option(help="Draws to average over.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of suggestions and trainings.")] = 0,
+    sampler: Annotated[
+        str, typer.Option(help="auto, tpe, gp, cmaes or random.", autocompletion=names.samplers)
+    ] = "auto",
+    pruner: Annotated[str, typer.Option(help="auto, asha, hyperband or none.", autocompletion=names.pruners)] = "auto",
+    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores a trial, and its torch threads.")] = 1.0,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="GPUs a trial, fractions allowed; 1 where there is a GPU.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Most trials at once, of all; as many as fit.")] = None,
+    executor: Annotated[
+        str, typer.Option(help="ray, or local: one after another, without Ray.", autocompletion=names.executors)
+    ] = "ray",
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto.")] = None,
+    confirm_seeds: Annotated[int, typer.Option(help="Fresh seeds that confirm each winner; 0 for none.")] = 5,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also tune and test gaussian and ESZSL.")] = False,
+    trial_timeout: Annotated[
+        str | None, typer.Option(help="A trial without a report for this long failed: 10m, 1h; none.")
+    ] = None,
+    keep_weights: Annotated[int, typer.Option(help="Keep the weights of so many of each search's best.")] = 3,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the runs; $D3TUNE_HOME/runs.")] = None,
+    tracking_uri: TrackingUri = None,
+    study_url: StudyUrl = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Search every dataset with every backbone on shared workers, and end in one leaderboard.
+
+    Each search is a run of its own. The same command again goes on where it stopped.
+    """
+    from d3tune.errors import one_of
+    from d3tune.files import home
+    from d3tune.search.chatter import kept
+    from d3tune.search.executor import StopSignal
+    from d3tune.search.planning import PlanOptions, make_plan
+    from d3tune.search.request import Request
+    from d3tune.search.sweep import listed, prepare_sweep, run_sweep
+
+    one_of("--warm-start", warm_start, ("shipped", "none"))
+    options = PlanOptions(
+        trials=trials,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        concurrency=concurrency,
+        executor=executor,
+        address=address,
+        confirm_seeds=confirm_seeds,
+        baselines=baselines,
+        tracking_uri=tracking_uri,
+        trial_timeout=trial_timeout,
+        keep_weights=keep_weights,
+        study_url=study_url,
+    )
+    request = Request(
+        dataset="",
+        backbone="",
+        data_dir=data_dir,
+        semantics=semantics,
+        settings=tuple(settings or ()),
+        warm_start=(warm_start,),
+        objective=objective,
+        val_split=val_split,
+        val_splits=val_splits,
+        seed=seed,
+        sampler=sampler,
+        pruner=pruner,
+    )
+    datasets, backbones = listed("--dataset", dataset), listed("--backbone", backbone)
+    plan = make_plan(options, time)
+    cells = prepare_sweep(request, datasets, backbones, run_dir, say)
+    for cell in cells:
+        say(f"{cell.name}  run {cell.run.path}")
+    stop, log = StopSignal(), (run_dir or home()) / "sweep.log"
+    with kept(log, say if verbose else None), draining(stop):
+        run_sweep(cells, plan, log, stop, say)
+    _ended(cells, as_json)
+    _exit(cells, stop.requested, stop.at_once and executor == "ray")
+
+
+def _ended(cells: "list[Cell]", as_json: bool) -> None:
+    """Print the leaderboard of a sweep's searches, and on stderr how each ended."""
+    from d3tune.results.board import FORMS
+    from d3tune.results.leaderboard import leaderboard_rows
+
+    for cell in cells:
+        say(f"{cell.name}  {_state(cell)}")
+    summaries: list[dict[str, Any]] = [summary for cell in cells if (summary := cell.run.read_summary()) is not None]
+    rows = leaderboard_rows(say, summaries)
+    put(FORMS["json" if as_json else "table"](rows, "all"))
+
+
+def _state(cell: "Cell") -> str:
+    outcome = cell.outcome
+    if outcome is None or outcome.winner is None:
+        return f"no winner; see it, or go on, with: {cell.run.resume_command}"
+    counted = ", ".join(f"{n} {state}" for state, n in outcome.counts.items() if n)
+    winner = f"winner: trial {outcome.winner.number}, {cell.run.search.searched_metric} {outcome.winner.value:.3f}"
+    further = f"; stopped, go on with: {cell.run.resume_command}" if outcome.interrupted else ""
+    return f"{counted}; {winner}{further}"
+
+
+def _exit(cells: "list[Cell]", interrupted: bool, at_once: bool) -> None:
+    """End with the first error of a cell, which was told; an interruption where there is none."""
+    errors = [cell.error for cell in cells if cell.error is not None]
+    for error in errors:
+        if not isinstance(error, D3TuneError):
+            raise error
+    if errors:
+        raise typer.Exit(max(error.exit_code for error in errors if isinstance(error, D3TuneError)))
+    if interrupted:
+        say("stopped; the same command goes on")
+        if at_once:
+            from d3tune.search.executor.ending import end_now
+
+            end_now(EXIT_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
