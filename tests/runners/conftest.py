@@ -40,9 +40,9 @@ SLEEPER = NOTED + 'echo "$SAID"; echo "  ray start --address=\'127.0.0.2:$PORT\'
 STARTED = "Ray runtime started."
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def isolated(home: Path, mlflow_template: Path) -> Path:
-    """A home of its own for each test, with an empty MLflow store in it."""
+    """A home of the test's own, with an empty MLflow store in it."""
     home.mkdir()
     shutil.copy(mlflow_template, home / "mlflow.db")
     return home

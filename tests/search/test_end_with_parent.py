@@ -22,7 +22,7 @@ time.sleep(1e6)
 """
 BEGIN = {
     "a trial": """TrialActor({"assignment": json.dumps({"directory": "trial"})})""",
-    "a call of map": "call(int)",
+    "a call of map": """call("", 0.0, int)""",
 }
 
 
