@@ -137,6 +137,7 @@ def test_a_node_that_does_not_start_ends_the_job_in_one_line(slurm: Any) -> None
     assert "no such option" in Path(line.split()[-1]).read_text(encoding="utf-8")
 
 
+@pytest.mark.cluster
 def test_a_search_on_a_real_node(slurm: Any, isolated: Path, tiny: Tiny) -> None:
     with slurm.running("--trials", "2", "--pruner", "none", "--confirm-seeds", "0", *tiny()) as command:
         assert command.end() == 0, (command.err, logs(isolated))

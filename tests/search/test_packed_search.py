@@ -167,6 +167,7 @@ print(json.dumps([results, sorted(kept), failure, NOTES.read_text().splitlines()
 """
 
 
+@pytest.mark.fault
 def test_a_call_that_lacks_memory_beside_others_is_called_again_alone(tmp_path: Path) -> None:
     """As a confirmation's trainings are; one that lacks it on a whole GPU fails."""
     (tmp_path / "calls").mkdir()

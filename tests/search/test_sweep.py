@@ -211,6 +211,7 @@ def test_what_is_wrong_with_one_is_said_before_any_is_made(
     assert "is a run" in end.err
 
 
+@pytest.mark.fault
 def test_ctrl_c_ends_all_at_their_checkpoints_and_the_same_command_goes_on(
     options: Callable[..., tuple[str, ...]], home: Path, tmp_path: Path, commands: Any
 ) -> None:
