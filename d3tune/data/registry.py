@@ -201,7 +201,9 @@ def _find_folder(name: str, data_dir: Path | None) -> Path:
             return folder
     if name.lower() not in KNOWN_NAMES:
         known = dict.fromkeys([*(folder.name.lower() for folder in found), *KNOWN_NAMES, "hanzi", *EMBEDDED_NAMES])
-        raise DatasetError(f"unknown dataset '{name}'{nearest(name, known)}")
+        raise DatasetError(
+            f"unknown dataset '{name}' (a folder of your own needs --data-dir PARENT){nearest(name, known)}"
+        )
     places = ", ".join(str(place / name.upper()) for place in _search_path(data_dir))
     raise DatasetError(
         f"dataset '{name.lower()}' needs {FEATURES_FILE} and {SPLITS_FILE}, looked for in {places}; "

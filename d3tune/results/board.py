@@ -34,7 +34,7 @@ EMPTY = {
 }
 CONFIRMED = (
     "protocol test: chosen on validation, tested once a seed; means ± sd over seeds, in [0, 1]; hours: of compute, "
-    "all trials"
+    "all trials; a baseline is tuned beside a search and has no seeds"
 )
 CLAIMED = (
     f"protocol published, {TEST_SELECTED}: each seed's best test epoch, no estimate of what a new test would give; "
@@ -43,7 +43,8 @@ CLAIMED = (
 PUBLISHED = f"published results, {TEST_SELECTED}: in [0, 1], as printed by their sources, not ranked with runs"
 
 # columns that are centred in LaTeX
-NUMBERS = {"val H", "test H", "claimed H", "confirmed H", "gap", *METRICS, "seeds", "splits", "trials", "compute hours"}
+COUNTS = {"seeds", "splits", "trials", "compute hours", "runs"}
+NUMBERS = {"val H", "test H", "claimed H", "confirmed H", "gap", *METRICS, *COUNTS}
 
 HONEST_HEADS = ("val H", "test H", *METRICS[1:])
 CLAIMED_HEADS = ("claimed H", "confirmed H", "gap", *METRICS[1:], "confirmed run")
@@ -193,11 +194,11 @@ def _group_texts(rows: Rows) -> Iterator[str]:
         honest, claimed = [row for row in same if _honest(row)], [row for row in same if not _honest(row)]
         where = f"{same[0]['dataset']}, {same[0]['semantics']}, features {same[0]['features']}"
         if honest:
-            yield _titled(where, _brief(honest, *HONEST_HEADS), _splits_note(honest))
+            notes = _splits_note(honest), _runs_note(honest, "val H")
+            yield _titled(where, _brief(honest, *HONEST_HEADS), *notes)
         if claimed:
-            yield _titled(
-                f"{where}: {TEST_SELECTED} runs", _brief(claimed, "claimed H", "confirmed H", "gap", "U", "S")
-            )
+            table = _brief(claimed, "claimed H", "confirmed H", "gap", "U", "S")
+            yield _titled(f"{where}: {TEST_SELECTED} runs", table, _runs_note(claimed, "claimed H"))
     if found := _published(rows):
         names = ["method", "U", "S", "H", "features", "evidence"]
         table = table_text(names, [_result_cells(result, names) for result in found], WIDTH, tight=True)
@@ -220,8 +221,13 @@ def _brief(rows: Rows, *heads: str) -> str:
 
 
 def _splits_note(rows: Rows) -> str:
-    several = [f"{row['backbone']} over {row['splits']}" for row in rows if (row["splits"] or 1) > 1]
+    several = [f"{CELLS['backbone'](row)} over {row['splits']}" for row in rows if (row["splits"] or 1) > 1]
     return _wrapped(f"val H over several validation splits: {', '.join(several)}") if several else ""
+
+
+def _runs_note(rows: Rows, chosen_by: str) -> str:
+    several = [f"{row['backbone']} of {row['runs']}" for row in rows if row["runs"] > 1 and row["kind"] == "search"]
+    return _wrapped(f"of several runs the one with the best {chosen_by}: {', '.join(several)}") if several else ""
 
 
 def _features_note(rows: Rows, found: Sequence[Published]) -> str:
@@ -238,29 +244,29 @@ def _features_note(rows: Rows, found: Sequence[Published]) -> str:
 
 def _blocks(rows: Rows) -> list[Block]:
     """A table for each kind of row that there is."""
-    several = any((row["splits"] or 1) > 1 for row in rows)
+    optional = [name for name in ("splits", "runs") if any((row[name] or 1) > 1 for row in rows)]
     honest, claimed = [row for row in rows if _honest(row)], [row for row in rows if not _honest(row)]
     found = _published(rows)
     note = _features_note([row for row in rows if published_beside(row["dataset"], row["semantics"])], found)
     blocks = [
-        _runs_block(CONFIRMED, honest, HONEST_HEADS, several),
-        _runs_block(CLAIMED, claimed, CLAIMED_HEADS, several),
+        _runs_block(CONFIRMED, honest, HONEST_HEADS, optional),
+        _runs_block(CLAIMED, claimed, CLAIMED_HEADS, optional),
         Block("; ".join(filter(None, [PUBLISHED, note])), PUBLISHED_HEADS, [_result_cells(item) for item in found]),
     ]
     return [block for block in blocks if block.rows]
 
 
-def _runs_block(title: str, rows: Rows, heads: Sequence[str], several: bool) -> Block:
+def _runs_block(title: str, rows: Rows, heads: Sequence[str], optional: Sequence[str]) -> Block:
     """A table of runs.
 
     Args:
         title: what they are.
         rows: of one kind.
         heads: the columns that this kind has.
-        several: whether any row has several validation splits.
+        optional: columns that say something: of several validation splits, of several runs.
     """
-    splits = ["splits"] if several else []
-    last = ["protocol", "seeds", *splits, "trials", "compute hours", "run", "configuration"]
+    splits, runs = (([name] if name in optional else []) for name in ("splits", "runs"))
+    last = ["protocol", "seeds", *splits, "trials", "compute hours", "run", *runs, "configuration"]
     names = [*GROUP, *heads, *last]
     return Block(title, names, [[CELLS[name](row) for name in names] for row in rows])
 
@@ -312,7 +318,8 @@ def _gap(row: Row) -> str:
 
 
 CELLS: dict[str, Cell] = {
-    **{name: _shown(name) for name in (*GROUP, "seeds", "splits", "trials", "run", "configuration")},
+    **{name: _shown(name) for name in (*GROUP, "seeds", "splits", "trials", "run", "runs", "configuration")},
+    "backbone": lambda row: f"{row['backbone']} (baseline)" if row["kind"] == "baseline" else str(row["backbone"]),
     "val H": _accuracy("val_H"),
     "test H": _mean("test_H"),
     "claimed H": _mean("test_H"),
@@ -321,7 +328,7 @@ CELLS: dict[str, Cell] = {
     "gap": _gap,
     "confirmed run": _shown("confirmed_run"),
     "protocol": lambda row: str(row["protocol"]) if _honest(row) else TEST_SELECTED,
-    "compute hours": lambda row: f"{row['trial_hours']:.2f}",
+    "compute hours": lambda row: "–" if row["trial_hours"] is None else f"{row['trial_hours']:.2f}",
 }
 BRIEF = {
     **CELLS,

@@ -88,7 +88,8 @@ def _opened(run: str | None, dataset: str | None, backbone: str | None, trial: i
 
 def _instead(backbone: str, dataset: str) -> str:
     """What there is of confirmed runs, or how to make the first."""
-    there = [f"{row['backbone']} on {row['dataset']}" for row in leaderboard_rows() if row["protocol"] == "test"]
+    rows = [row for row in leaderboard_rows() if (row["kind"], row["protocol"]) == ("search", "test")]
+    there = [f"{row['backbone']} on {row['dataset']}" for row in rows]
     return nearest(f"{backbone} on {dataset}", there) if there else f"; there is none yet, start with: {FIRST_SEARCH}"
 
 

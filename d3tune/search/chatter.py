@@ -7,7 +7,14 @@ from pathlib import Path
 
 # with what Python's own warnings are logged by; Ray has its own way, see `d3tune.search.executor.messages`
 LIBRARIES = ("ray", "mlflow", "alembic", "optuna", "sqlalchemy", "urllib3", "py.warnings")
+# said in every search: that its own Ray is closed to others, and that Tune kept no results, which the study does
+HARMLESS = ("Token authentication is enabled", "Failed to fetch metrics for")
 _sinks: list[logging.Handler] = []
+
+
+def worth_keeping(record: logging.LogRecord) -> bool:
+    """Whether a message says anything of this search; a filter for handlers."""
+    return not record.getMessage().startswith(HARMLESS)
 
 
 class LogFile(logging.FileHandler):
@@ -52,6 +59,8 @@ def kept(path: Path, show: Callable[[str], None] | None = None) -> Iterator[None
     sinks: list[logging.Handler] = [LogFile(path, encoding="utf-8", delay=True)]
     sinks += [] if show is None else [Shown(show)]
     for sink in sinks:
+        # here, as `redirect` puts these in place of what others have set up
+        sink.addFilter(worth_keeping)
         sink.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     _sinks[:] = sinks
     logging.captureWarnings(True)

@@ -38,7 +38,7 @@ from d3tune.search.stores import PATIENCE, Stores, open_stores
 from d3tune.search.study import Assignment, Ledger, counts
 from d3tune.search.summaries import SUMMARY_FILE
 from d3tune.search.summary import dataset_identity, summarise
-from d3tune.search.telling import confirming_line, left_line, refuse_without_winner, trial_line
+from d3tune.search.telling import confirming_line, left_line, refuse_without_winner, seeds_before, trial_line
 from d3tune.search.tracking import default_uri
 from d3tune.yamlfile import dump_yaml
 
@@ -325,9 +325,12 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     if plan.confirm_seeds == 0 or outcome.winner is None:
         return
     run, trial = outcome.run, outcome.winner
-    seeds = confirmation_seeds(run.search.seed, plan.confirm_seeds)
+    earlier = run.read_summary() or {}
     value = f"{run.search.searched_metric} {trial.value:.3f}"
-    say(confirming_line(run.read_summary() or {}, trial.number, value, len(seeds)))
+    say(confirming_line(earlier, trial.number, value, plan.confirm_seeds))
+    # a test over more seeds is never given up for one over fewer
+    n_seeds = max(plan.confirm_seeds, seeds_before(earlier, trial.number))
+    seeds = confirmation_seeds(run.search.seed, n_seeds)
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = run.path / "confirm" / f"trial-{trial.number:05d}"
     outcome.selection = select(job, seeds, executor, stop, store)

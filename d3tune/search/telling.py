@@ -38,16 +38,28 @@ def confirming_line(earlier: Mapping[str, Any], number: int, value: str, n_seeds
         earlier: the summary that the command before left.
         number: of the winner.
         value: of the winner, with the quantity's name.
-        n_seeds: of this confirmation.
+        n_seeds: that were asked for.
     """
-    test = earlier.get("test")
-    if test is None or earlier.get("confirmed_trial") != number:
+    before = seeds_before(earlier, number)
+    if before == 0:
         return f"confirming trial {number} ({value}) with {plural(n_seeds, 'fresh seed')}"
-    before = len(test["H_per_seed"])
-    if before == n_seeds:
-        return f"confirmed already: trial {number} ({value}) with {plural(n_seeds, 'seed')}"
+    if before >= n_seeds:
+        kept = "" if before == n_seeds else f", which stay: --confirm-seeds {n_seeds} is fewer"
+        return f"confirmed already: trial {number} ({value}) with {plural(before, 'seed')}{kept}"
+    test = earlier["test"]
     figure = f"{test['protocol']} H {test['H']['mean']:.3f} over {plural(before, 'seed')}"
     return f"confirming trial {number} ({value}) with {plural(n_seeds, 'seed')}, in place of {figure}"
+
+
+def seeds_before(earlier: Mapping[str, Any], number: int) -> int:
+    """With how many seeds a trial is confirmed already; 0 for one that is not.
+
+    Args:
+        earlier: the summary that the command before left.
+        number: of the trial.
+    """
+    test = earlier.get("test")
+    return 0 if test is None or earlier.get("confirmed_trial") != number else len(test["H_per_seed"])
 
 
 def left_line(left: int, planned: int, resume_command: str) -> str:

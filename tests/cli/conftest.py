@@ -1,5 +1,6 @@
 """The command line, in this process or as the real program, in a home of its own."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ TINY = (
     *("--set", "updates=40", "--set", "evaluations=4", "--set", "hidden_dim=32", "--set", "embed_dim=32"),
     *("--set", "teacher_epochs=2", "--set", "head_epochs=2", "--set", "n_synthetic_final=5"),
 )
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "run-format-1"
 
 
 @dataclass(frozen=True)
@@ -102,3 +105,51 @@ def searched(one_search: tuple[Path, Path], isolated: Path) -> Path:
 def tiny() -> tuple[str, ...]:
     """Options of a search whose trials take a fraction of a second."""
     return TINY
+
+
+@pytest.fixture
+def write(isolated: Path) -> Callable[..., Path]:
+    """``write("name", dataset={…}, test_H=(0.6, 0.01))``: a run as a search left it, with this changed."""
+
+    def make(name: str, protocol: str = "test", **changes: Any) -> Path:
+        path = isolated / "runs" / name
+        (path / "trials").mkdir(parents=True)
+        shutil.copytree(GOLDEN / "trials" / "00001", path / "trials" / "00001")
+        shutil.copy(GOLDEN / "best.yaml", path)
+        summary = json.loads((GOLDEN / "summary.json").read_text(encoding="utf-8"))
+        summary["baselines"] = []
+        if protocol == "published":
+            summary["selection"] |= {"protocol": "published", "val_H": None, "published_H": 0.9}
+            summary["test"]["protocol"] = "published"
+        for key, value in changes.items():
+            part, _, metric = key.partition("_")
+            if part == "test":
+                summary["test"][metric] = dict(zip(("mean", "sd"), value, strict=True))
+            elif isinstance(value, dict):
+                summary[key] |= value
+            else:
+                summary[key] = value
+        (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        return path
+
+    return make
+
+
+@pytest.fixture
+def cub(write: Callable[..., Path]) -> Path:
+    """Two backbones on CUB with attributes, one of them also test-selected, and hanzi."""
+    data = {"name": "cub", "semantics": "att312", "features": "clip"}
+    seeds = {"seeds": [1, 2, 3], "splits": [0, 1]}
+    write("low", dataset=data, backbone="vae", selection={"val_H": 0.4}, test_H=(0.39, None))
+    run = write(
+        "high",
+        dataset=data,
+        selection={"val_H": 0.62, **seeds},
+        test_H=(0.6, 0.012),
+        test_U=(0.55, 0.02),
+        trial_hours=12.5,
+    )
+    write("best-of-test", "published", dataset=data, test_H=(0.655, 0.001))
+    write("alone", "published", dataset=data, backbone="diffusion", test_H=(0.7, None))
+    write("hanzi-run")
+    return run

@@ -90,7 +90,7 @@ def test_an_unknown_dataset_names_the_nearest(
 ) -> None:
     write_pair(tmp_path / "data" / "Birds", content)
     text = message(name, tmp_path / "data")
-    assert f"unknown dataset '{name}'" in text
+    assert f"unknown dataset '{name}' (a folder of your own needs --data-dir PARENT)" in text
     assert hint in text
 
 

@@ -54,6 +54,7 @@ def test_a_library_that_is_imported_meanwhile_is_sent_there_again(tmp_path: Path
         logger.handlers = [own]
         chatter.redirect()
         logger.warning("upgraded")
+        logging.getLogger("ray.tune").warning("Failed to fetch metrics for 3 trial(s)")
     assert path.read_text(encoding="utf-8") == "WARNING alembic: upgraded\n"
 
 

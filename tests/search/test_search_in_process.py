@@ -158,6 +158,25 @@ def test_the_same_search_again_goes_on_and_changes_nothing(new_run: NewRun, carr
     assert_equal_values(run)
 
 
+def test_a_confirmation_with_fewer_seeds_does_not_replace_one_with_more(new_run: NewRun, carry_out: CarryOut) -> None:
+    run, said = new_run(), list[str]()
+    more = carry_out(run, trials=2, confirm_seeds=2)
+    before = content(run)
+    fewer = carry_out(run, trials=2, confirm_seeds=1, said=said)
+    assert fewer.test == more.test
+    after = content(run)
+    assert (after["summary"], after["best.yaml"]) == (before["summary"], before["best.yaml"])
+    assert any("confirmed already" in line and "2 seeds, which stay: --confirm-seeds 1" in line for line in said)
+    assert_equal_values(run)
+    # another winner is confirmed as asked
+    assert more.winner is not None
+    better = carry_out(run, trials=12, confirm_seeds=1)
+    assert better.winner is not None
+    assert better.winner.number != more.winner.number
+    assert better.test is not None
+    assert len(better.test.seeds) == 1
+
+
 def test_going_on_without_confirmation_keeps_the_confirmed_result(new_run: NewRun, carry_out: CarryOut) -> None:
     run = new_run()
     carry_out(run, trials=2, confirm_seeds=1)

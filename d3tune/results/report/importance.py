@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from shlex import quote
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -21,7 +22,7 @@ def importance(material: Material) -> Drawn:
     """Bars of the importances, the largest above."""
     name, title = "importance", "Importance of hyper-parameters"
     complete = [trial for trial in material.frozen if trial.state == TrialState.COMPLETE]
-    reason = _refused(complete)
+    reason = _refused(complete, material.run.name)
     found = {} if reason else importances(complete)
     if not reason and not any(found.values()):
         reason = "The evaluator found no hyper-parameter to matter."
@@ -68,10 +69,13 @@ def importances(complete: Sequence[FrozenTrial]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _refused(complete: Sequence[FrozenTrial]) -> str:
+def _refused(complete: Sequence[FrozenTrial], run: str) -> str:
     """Why importances of these trials would say nothing; empty where they would."""
     if len(complete) < FEWEST:
-        return f"Importances need at least {FEWEST} complete trials; the study has {len(complete)}."
+        return (
+            f"Importances need at least {FEWEST} complete trials (pruned and failed ones do not count); the study has "
+            f"{len(complete)}. More: d3tune resume {quote(run)} --trials +{FEWEST}"
+        )
     if len({trial.value for trial in complete}) == 1:
         return f"All {len(complete)} complete trials have the same value: nothing made a difference."
     if not any(trial.params for trial in complete):

@@ -6,9 +6,6 @@ from typing import Any
 
 from d3tune.search import chatter
 
-# said in every search: that its own Ray is closed to others, and that Tune kept no results, which the study does
-HARMLESS = ("Token authentication is enabled", "Failed to fetch metrics for")
-
 
 def send_to(path: Path) -> None:
     """Send what Ray logs and prints in this process to a file, and to the user where `chatter.kept` was told to.
@@ -20,7 +17,7 @@ def send_to(path: Path) -> None:
     handler = chatter.LogFile(path, encoding="utf-8", delay=True)
     logger.handlers[:] = [handler, *chatter.shown()]
     for sink in logger.handlers:
-        sink.addFilter(lambda record: not record.getMessage().startswith(HARMLESS))
+        sink.addFilter(chatter.worth_keeping)
     logger.propagate = False
 
     from ray._private import worker
