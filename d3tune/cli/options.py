@@ -6,6 +6,19 @@ from typing import Annotated
 import typer
 
 from d3tune.cli import names
+from d3tune.errors import UsageError
+
+
+def in_all(text: str | int) -> int:
+    """A plain number: with a plus it would mean something else to `resume`."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise UsageError(f"--trials {text}: write a number") from None
+    if str(text).startswith("+"):
+        raise UsageError(f"--trials {text}: write the number in all; only d3tune resume takes +N")
+    return number
+
 
 Run = Annotated[str, typer.Argument(help="A run's directory, or its name.", autocompletion=names.runs)]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of datasets; then $D3TUNE_DATA, then ./data.")]
@@ -18,6 +31,27 @@ TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; $MLFLOW_TRA
 StudyUrl = Annotated[
     str | None, typer.Option(help="Database for a copy of the study, for optuna-dashboard: sqlite:///FILE, …")
 ]
+
+# of what a search is, and of what it may use
+Trials = Annotated[int, typer.Option(parser=in_all, metavar="INTEGER", help="Trials of a run in all.")]
+Objective = Annotated[
+    str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.", autocompletion=names.objectives)
+]
+ValSplit = Annotated[int, typer.Option(help="Which draw of pseudo-unseen classes.")]
+ValSplits = Annotated[int, typer.Option(help="Draws to average over.")]
+Seed = Annotated[int, typer.Option(help="Of suggestions and trainings.")]
+Sampler = Annotated[str, typer.Option(help="auto, tpe, gp, cmaes or random.", autocompletion=names.samplers)]
+Pruner = Annotated[str, typer.Option(help="auto, asha, hyperband or none.", autocompletion=names.pruners)]
+CpusPerTrial = Annotated[float, typer.Option(help="CPU cores a trial, and its torch threads.")]
+Concurrency = Annotated[int | None, typer.Option(help="Most trials at once; as many as fit.")]
+Executor = Annotated[
+    str, typer.Option(help="ray, or local: one after another, without Ray.", autocompletion=names.executors)
+]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto.")]
+ConfirmSeeds = Annotated[int, typer.Option(help="Fresh seeds that confirm a winner; 0 for none.")]
+Baselines = Annotated[bool, typer.Option("--baselines", help="Also tune and test gaussian and ESZSL.")]
+TrialTimeout = Annotated[str | None, typer.Option(help="A trial without a report for this long failed: 10m, 1h; none.")]
+KeepWeights = Annotated[int, typer.Option(help="Keep the weights of so many of a run's best trials.")]
 
 # the run of the examples
 MINE = "The run 'mine' is what the example of d3tune search makes."

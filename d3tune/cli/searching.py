@@ -9,14 +9,29 @@ from d3tune.cli import names
 from d3tune.cli.options import (
     BEST,
     MINE,
+    Address,
+    Baselines,
+    Concurrency,
+    ConfirmSeeds,
+    CpusPerTrial,
     DataDir,
+    Executor,
     Json,
+    KeepWeights,
+    Objective,
+    Pruner,
     Register,
     Run,
+    Sampler,
+    Seed,
     Semantics,
     StudyUrl,
     TimeLimit,
     TrackingUri,
+    Trials,
+    TrialTimeout,
+    ValSplit,
+    ValSplits,
     Verbose,
     examples,
 )
@@ -36,17 +51,6 @@ if TYPE_CHECKING:
 RESUMED = "; else as before"
 
 
-def in_all(text: str | int) -> int:
-    """A plain number: with a plus it would mean something else to `resume`."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise UsageError(f"--trials {text}: write a number") from None
-    if str(text).startswith("+"):
-        raise UsageError(f"--trials {text}: write the number in all; only d3tune resume takes +N")
-    return number
-
-
 @app.command(
     epilog=examples(
         FIRST_SEARCH,
@@ -62,7 +66,7 @@ def search(
     backbone: Annotated[
         str, typer.Option(help="gan, vae, diffusion, cegan, vaegan, rezsl or gaussian.", autocompletion=names.backbones)
     ] = "gan",
-    trials: Annotated[int, typer.Option(parser=in_all, metavar="INTEGER", help="Trials of the run in all.")] = 50,
+    trials: Trials = 50,
     time: TimeLimit = None,
     data_dir: DataDir = None,
     semantics: Semantics = None,
@@ -73,9 +77,7 @@ def search(
     warm_start: Annotated[
         list[str] | None, typer.Option(help="Tried first: shipped, none, or exported configurations.")
     ] = None,
-    objective: Annotated[
-        str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.", autocompletion=names.objectives)
-    ] = "H",
+    objective: Objective = "H",
     protocol: Annotated[
         str,
         typer.Option(
@@ -83,28 +85,22 @@ def search(
             autocompletion=names.protocols,
         ),
     ] = "validation",
-    val_split: Annotated[int, typer.Option(help="Which draw of pseudo-unseen classes.")] = 0,
-    val_splits: Annotated[int, typer.Option(help="Draws to average over.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of suggestions and trainings.")] = 0,
-    sampler: Annotated[
-        str, typer.Option(help="auto, tpe, gp, cmaes or random.", autocompletion=names.samplers)
-    ] = "auto",
-    pruner: Annotated[str, typer.Option(help="auto, asha, hyperband or none.", autocompletion=names.pruners)] = "auto",
-    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores a trial, and its torch threads.")] = 1.0,
+    val_split: ValSplit = 0,
+    val_splits: ValSplits = 1,
+    seed: Seed = 0,
+    sampler: Sampler = "auto",
+    pruner: Pruner = "auto",
+    cpus_per_trial: CpusPerTrial = 1.0,
     gpus_per_trial: Annotated[
         str | None, typer.Option(help="GPUs a trial: 1 where there is one, a fraction, or auto: as measured.")
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Most trials at once; as many as fit.")] = None,
-    executor: Annotated[
-        str, typer.Option(help="ray, or local: one after another, without Ray.", autocompletion=names.executors)
-    ] = "ray",
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto.")] = None,
-    confirm_seeds: Annotated[int, typer.Option(help="Fresh seeds that confirm the winner; 0 for none.")] = 5,
-    baselines: Annotated[bool, typer.Option("--baselines", help="Also tune and test gaussian and ESZSL.")] = False,
-    trial_timeout: Annotated[
-        str | None, typer.Option(help="A trial without a report for this long failed: 10m, 1h; none.")
-    ] = None,
-    keep_weights: Annotated[int, typer.Option(help="Keep the weights of so many of the best trials.")] = 3,
+    concurrency: Concurrency = None,
+    executor: Executor = "ray",
+    address: Address = None,
+    confirm_seeds: ConfirmSeeds = 5,
+    baselines: Baselines = False,
+    trial_timeout: TrialTimeout = None,
+    keep_weights: KeepWeights = 3,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the losses, for GPUs: minutes a trial, then faster steps.")
     ] = False,
@@ -257,7 +253,6 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Train a trial again from its record, or suggest all again, and compare with what was recorded."""
-    from d3tune.errors import UsageError
     from d3tune.results.text import replay_text
     from d3tune.search.replay import replay_suggestions, replay_trial
     from d3tune.search.request import located

@@ -6,9 +6,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from d3tune.cli import names
-from d3tune.cli.options import DataDir, Json, Semantics, StudyUrl, TimeLimit, TrackingUri, Verbose, examples
+from d3tune.cli.options import (
+    Address,
+    Baselines,
+    Concurrency,
+    ConfirmSeeds,
+    CpusPerTrial,
+    DataDir,
+    Executor,
+    Json,
+    KeepWeights,
+    Objective,
+    Pruner,
+    Sampler,
+    Seed,
+    Semantics,
+    StudyUrl,
+    TimeLimit,
+    TrackingUri,
+    Trials,
+    TrialTimeout,
+    ValSplit,
+    ValSplits,
+    Verbose,
+    examples,
+)
 from d3tune.cli.program import app
-from d3tune.cli.searching import in_all
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
 from d3tune.errors import D3TuneError
 
@@ -20,7 +43,7 @@ if TYPE_CHECKING:
 def sweep(
     dataset: Annotated[str, typer.Option(help="Names with commas: flo,cub,awa2.", autocompletion=names.datasets)],
     backbone: Annotated[str, typer.Option(help="Names with commas: gan,vae.", autocompletion=names.backbones)],
-    trials: Annotated[int, typer.Option(parser=in_all, metavar="INTEGER", help="Trials of each search in all.")] = 50,
+    trials: Trials = 50,
     time: TimeLimit = None,
     data_dir: DataDir = None,
     semantics: Semantics = None,
@@ -28,31 +51,23 @@ def sweep(
         list[str] | None, typer.Option("--set", help="Fix a hyper-parameter of all: key=value.")
     ] = None,
     warm_start: Annotated[str, typer.Option(help="Tried first: shipped or none.")] = "shipped",
-    objective: Annotated[
-        str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.", autocompletion=names.objectives)
-    ] = "H",
-    val_split: Annotated[int, typer.Option(help="Which draw of pseudo-unseen classes.")] = 0,
-    val_splits: Annotated[int, typer.Option(help="Draws to average over.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of suggestions and trainings.")] = 0,
-    sampler: Annotated[
-        str, typer.Option(help="auto, tpe, gp, cmaes or random.", autocompletion=names.samplers)
-    ] = "auto",
-    pruner: Annotated[str, typer.Option(help="auto, asha, hyperband or none.", autocompletion=names.pruners)] = "auto",
-    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores a trial, and its torch threads.")] = 1.0,
+    objective: Objective = "H",
+    val_split: ValSplit = 0,
+    val_splits: ValSplits = 1,
+    seed: Seed = 0,
+    sampler: Sampler = "auto",
+    pruner: Pruner = "auto",
+    cpus_per_trial: CpusPerTrial = 1.0,
     gpus_per_trial: Annotated[
         float | None, typer.Option(help="GPUs a trial, fractions allowed; 1 where there is a GPU.")
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Most trials at once, of all; as many as fit.")] = None,
-    executor: Annotated[
-        str, typer.Option(help="ray, or local: one after another, without Ray.", autocompletion=names.executors)
-    ] = "ray",
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto.")] = None,
-    confirm_seeds: Annotated[int, typer.Option(help="Fresh seeds that confirm each winner; 0 for none.")] = 5,
-    baselines: Annotated[bool, typer.Option("--baselines", help="Also tune and test gaussian and ESZSL.")] = False,
-    trial_timeout: Annotated[
-        str | None, typer.Option(help="A trial without a report for this long failed: 10m, 1h; none.")
-    ] = None,
-    keep_weights: Annotated[int, typer.Option(help="Keep the weights of so many of each search's best.")] = 3,
+    concurrency: Concurrency = None,
+    executor: Executor = "ray",
+    address: Address = None,
+    confirm_seeds: ConfirmSeeds = 5,
+    baselines: Baselines = False,
+    trial_timeout: TrialTimeout = None,
+    keep_weights: KeepWeights = 3,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the runs; $D3TUNE_HOME/runs.")] = None,
     tracking_uri: TrackingUri = None,
     study_url: StudyUrl = None,
