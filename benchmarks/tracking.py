@@ -2,7 +2,8 @@
 
 One run of the program drives the same trials and reports, paced, through three ledgers: one that nobody watches (the
 control), one that `Mirror` watches, and one whose loop calls MLflowLoggerCallback, as Ray Tune would. Each tracker has
-an SQLite store of its own, with ``--server`` behind an MLflow server of its own. For each loop::
+an SQLite store of its own (with ``--postgres`` a database there), with ``--server`` behind an MLflow server of its own.
+For each loop::
 
     cpu     = CPU s of the loop's thread inside calls of the tracker
             + CPU s of all other threads, less the control's
@@ -36,14 +37,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.tracking_load import Load, Loop, Mirrored, Stock, Tracker, make_load
-from benchmarks.tracking_store import Calls, Key, Store
+from benchmarks.tracking_store import Calls, Key, Store, new_databases
 from d3tune.config import SearchConfig
 from d3tune.search.reports import best_report
 from d3tune.search.shown import TRIAL_TAG, trial_metrics, tuned_metrics
@@ -116,7 +117,7 @@ def measure(load: Load, ledger: Ledger, tracker: Tracker, store: Store) -> Cost:
 def mlflows_own(load: Load, ledger: Ledger, folder: Path) -> float:
     """CPU seconds that MLflow takes for a study that is written at once, one batch a trial, to an SQLite store."""
     folder.mkdir()
-    with closing(Store(folder / "mlflow.db")) as store:
+    with closing(Store(f"sqlite:///{folder / 'mlflow.db'}", folder / "log")) as store:
         store.prepare()
         tracker = Mirrored(store.uri, load.run, watching=False)
         cpu = time.process_time()
@@ -189,8 +190,15 @@ class Comparison:
         }
 
 
-def compare(load: Load, folder: Path, served: bool) -> Comparison:
-    """Run the three loops and examine the stores."""
+def compare(load: Load, folder: Path, served: bool, database: Callable[[], str] | None = None) -> Comparison:
+    """Run the three loops and examine the stores.
+
+    Args:
+        load: what is reported.
+        folder: for everything.
+        served: whether an MLflow server is in front of each store.
+        database: makes a new database and gives its address; None for SQLite files.
+    """
     makers: dict[str, tuple[Callable[[str], Tracker], str, SearchConfig | None]] = {
         "control": (lambda uri: Tracker(), "", None),
         "d3tune": (lambda uri: Mirrored(uri, load.run), TRIAL_TAG, load.run.search),
@@ -201,7 +209,8 @@ def compare(load: Load, folder: Path, served: bool) -> Comparison:
     for name, (make, tag, search) in makers.items():
         (folder / name).mkdir()
         ledger = load.ledger(folder / name / "study.journal")
-        with closing(Store(folder / name / "mlflow.db", served and bool(tag))) as store:
+        address = database() if database is not None and tag else f"sqlite:///{folder / name / 'mlflow.db'}"
+        with closing(Store(address, folder / name / "log", served and bool(tag))) as store:
             store.prepare()
             costs[name] = measure(load, ledger, make(store.uri), store)
             if tag:
@@ -264,21 +273,26 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each paced loop (default 60)")
     parser.add_argument("--rate", type=float, default=RATE, help="reports a second (default 10)")
     parser.add_argument("--server", action="store_true", help="put an MLflow server in front of each store")
+    parser.add_argument(
+        "--postgres", metavar="URL", help="a PostgreSQL for the stores, e.g. postgresql+psycopg://me@127.0.0.1:5432"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     # a terminated benchmark ends its server too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     machine = describe()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    with tempfile.TemporaryDirectory() as name:
+    databases = nullcontext() if options.postgres is None else new_databases(options.postgres)
+    with tempfile.TemporaryDirectory() as name, databases as database:
         os.environ["D3TUNE_HOME"] = name
         load = make_load(Path(name), options.seconds, options.rate)
         print(f"{load.count} reports of {len(load.template.metrics)} metrics, {load.rate:g} a second")
-        found = compare(load, Path(name), options.server)
+        found = compare(load, Path(name), options.server, database)
     print_table(found, options.server)
     if options.json is not None:
         costs = {key: getattr(found, key).figures() for key in ("control", "mirror", "stock")}
-        figures = {"machine": machine, "server": options.server, "rate": options.rate, **costs}
+        about = {"machine": machine, "server": options.server, "store": "postgresql" if options.postgres else "sqlite"}
+        figures = {**about, "rate": options.rate, **costs}
         figures |= {"mlflows_own_cpu": found.own, "ratio": found.ratio, "holds": found.holds, "faults": found.faults}
         options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0 if all(found.holds.values()) else 1

@@ -1,11 +1,11 @@
-"""The stores of `benchmarks.tracking`: SQLite files, with an MLflow server in front or without, and their calls."""
+"""The stores of `benchmarks.tracking`, SQLite or PostgreSQL, with an MLflow server in front or without; their calls."""
 
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -79,23 +79,28 @@ class Calls:
 
 
 class Store:
-    """An MLflow store in an SQLite file; with a server in front of it where one is wanted, until `close`.
+    """An MLflow store in a database; with a server in front of it where one is wanted, until `close`.
 
     Attributes:
         uri: to track to.
     """
 
-    def __init__(self, file: Path, served: bool = False) -> None:
+    def __init__(self, database: str, log: Path, served: bool = False) -> None:
         """Start the server.
+
+        Args:
+            database: its URL, as SQLAlchemy and MLflow take it.
+            log: the file for what the server says.
+            served: whether there is one.
 
         Raises:
             RuntimeError: it does not answer.
         """
-        self._file = file
+        self._database = database
         self._server: subprocess.Popen[bytes] | None = None
-        self.uri = f"sqlite:///{file}"
+        self.uri = database
         if served:
-            self.uri, self._server = _serve(self.uri, file.with_suffix(".log"))
+            self.uri, self._server = _serve(database, log)
 
     def prepare(self) -> None:
         """Create the tables."""
@@ -131,9 +136,8 @@ class Store:
         Raises:
             RuntimeError: one is there twice.
         """
-        query = "SELECT t.value, m.key, m.step, m.value FROM metrics m JOIN tags t USING (run_uuid) WHERE t.key = ?"
-        with sqlite3.connect(self._file) as connection:
-            rows = connection.execute(query, (tag,)).fetchall()
+        query = "SELECT t.value, m.key, m.step, m.value FROM metrics m JOIN tags t USING (run_uuid) WHERE t.key = :tag"
+        rows = self._read(query, tag=tag)
         values = {(int(number), key, step): value for number, key, step, value in rows}
         if len(values) != len(rows):
             raise RuntimeError(f"{self.uri}: {len(rows) - len(values)} values are there twice")
@@ -141,8 +145,45 @@ class Store:
 
     def open_runs(self) -> int:
         """How many runs are not closed."""
-        with sqlite3.connect(self._file) as connection:
-            return int(connection.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()[0])
+        return int(self._read("SELECT count(*) FROM runs WHERE status = 'RUNNING'")[0][0])
+
+    def _read(self, query: str, **values: str) -> list[Any]:
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(self._database)
+        try:
+            with engine.connect() as connection:
+                return list(connection.execute(sqlalchemy.text(query), values))
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def new_databases(server: str) -> Iterator[Callable[[], str]]:
+    """Gives addresses of new, empty databases, which are dropped at the end.
+
+    Args:
+        server: a PostgreSQL without a database, e.g. ``postgresql+psycopg://me@127.0.0.1:5432``.
+    """
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    made: list[str] = []
+
+    def another() -> str:
+        name = f"d3tune_tracking_{secrets.token_hex(4)}"
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+        made.append(name)
+        return f"{server}/{name}"
+
+    try:
+        yield another
+    finally:
+        with engine.connect() as connection:
+            for name in made:
+                connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))
+        engine.dispose()
 
 
 def _serve(backend: str, log: Path) -> tuple[str, subprocess.Popen[bytes]]:

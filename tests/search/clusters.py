@@ -86,32 +86,99 @@ class Node:
             self._process.stdout.close()
 
 
+class Loopback:
+    """Addresses of this machine alone: every node sees everything that listens on them."""
+
+    head = "127.0.0.2"
+
+    def place(self, index: int) -> tuple[str, list[str]]:
+        """Address of the node with an index from 1 on, and the command that runs one there."""
+        return f"127.0.0.{index + 2}", []
+
+
+class Network:
+    """A bridge, and for each node a network namespace with one address on it: nodes that reach each other by it alone.
+
+    Attributes:
+        head: the bridge's address on this machine, where the head and the search are.
+    """
+
+    def __init__(self) -> None:
+        """Make the bridge."""
+        tag = secrets.token_hex(2)
+        self._bridge, self._namespaces = f"d3b{tag}", list[str]()
+        # of the block that is set aside for measurements between networks, so that no real address is hidden
+        self._net = f"198.18.{secrets.randbelow(255)}"
+        self.head = f"{self._net}.1"
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("addr", "add", f"{self.head}/24", "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
+
+    def place(self, index: int) -> tuple[str, list[str]]:
+        """Address of the node with an index from 1 on, and the command that runs one there."""
+        name, address = f"{self._bridge}n{index}", f"{self._net}.{index + 1}"
+        _ip("netns", "add", name)
+        self._namespaces.append(name)
+        _ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("link", "set", f"{name}v", "master", self._bridge, "up")
+        _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _ip("-n", name, "link", "set", device, "up")
+        return address, ["ip", "netns", "exec", name]
+
+    def cut(self, index: int) -> None:
+        """Take a node off the network; it runs on."""
+        _ip("link", "set", f"{self._bridge}n{index}v", "down")
+
+    def end(self) -> None:
+        """Remove everything."""
+        for name in self._namespaces:
+            _ip("netns", "del", name)
+        _ip("link", "del", self._bridge)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@contextmanager
+def network() -> Iterator[Network]:
+    """A network that is removed with the block."""
+    made = Network()
+    try:
+        yield made
+    finally:
+        made.end()
+
+
 class Cluster:
-    """A head and nodes, each with an address of this machine's own network.
+    """A head and nodes, each with an address of its own.
 
     Attributes:
         address: what ``--address`` takes.
         environment: what a process needs to join.
     """
 
-    def __init__(self, folder: Path, cpus: int) -> None:
+    def __init__(self, folder: Path, cpus: int, places: Loopback | Network) -> None:
         """Start the head.
 
         Args:
             folder: for Ray's files; its path is short.
             cpus: of the head.
+            places: where nodes are.
         """
+        self._places = places
         self._folder, self._nodes = folder, list[Node]()
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="ascii")
         self.environment = {**HEALTH, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         with socket.socket() as free:
-            free.bind(("127.0.0.2", 0))
-            self.address = f"127.0.0.2:{free.getsockname()[1]}"
+            free.bind((places.head, 0))
+            self.address = f"{places.head}:{free.getsockname()[1]}"
         port = self.address.rpartition(":")[2]
         self.head = self._start(
-            *("--head", f"--port={port}", "--node-ip-address=127.0.0.2", f"--num-cpus={cpus}"),
+            *("--head", f"--port={port}", f"--node-ip-address={places.head}", f"--num-cpus={cpus}"),
             *("--include-dashboard=false", f"--temp-dir={folder}/r"),
         )
 
@@ -123,10 +190,10 @@ class Cluster:
             before: a command that runs it, e.g. within a namespace of its own.
             environment: beside the cluster's.
         """
-        ip = f"127.0.0.{len(self._nodes) + 2}"
+        ip, there = self._places.place(len(self._nodes))
         return self._start(
             *(f"--address={self.address}", f"--node-ip-address={ip}", f"--num-cpus={cpus}"),
-            before=before,
+            before=[*there, *before],
             **environment,
         )
 
@@ -143,12 +210,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster(cpus: int = 1) -> Iterator[Cluster]:
+def cluster(cpus: int = 1, places: Loopback | Network | None = None) -> Iterator[Cluster]:
     """A cluster that is ended with the block."""
     # Ray's sockets need a short path
     folder = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
     try:
-        made = Cluster(folder, cpus)
+        made = Cluster(folder, cpus, places or Loopback())
         try:
             yield made
         finally:

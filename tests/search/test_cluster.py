@@ -1,6 +1,7 @@
 """Searches on real Ray clusters of several nodes: lost and joining nodes, a lost head, what nodes must share.
 
-All nodes are this machine's, each with an address, processes and, where that is said, a view of the disk of its own.
+All nodes are this machine's, each with an address, processes and, where that is said, a network or a view of the disk
+of its own.
 """
 
 import importlib.util
@@ -47,6 +48,15 @@ def pair(clusters: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
+def apart(clusters: Any) -> Iterator[tuple[Any, Any]]:
+    """A network and a head on it; nodes are in network namespaces of their own, joined by that network alone."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("only root can make networks, by ip of iproute2")
+    with clusters.network() as network, clusters.cluster(places=network) as made:
+        yield network, made
+
+
+@pytest.fixture
 def ready(isolated: Path, mlflow_template: Path) -> Path:
     isolated.mkdir()
     shutil.copy(mlflow_template, isolated / "mlflow.db")
@@ -84,6 +94,32 @@ def test_trials_of_a_node_that_is_killed_go_on_elsewhere(
         node.kill("raylet")
         assert command.end() == 0, command.err
     assert_whole(commands.only_run(ready), ready, 4)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("end", ["killed", "cut"])
+def test_on_a_network_a_node_is_lost_and_another_that_joins_is_used(
+    apart: tuple[Any, Any], ready: Path, tiny: dict[str, Any], commands: Any, end: str
+) -> None:
+    network, made = apart
+    lost = made.join()
+    search = commands.options(tiny, **LONG)
+    words = (*search, *PLAIN, "--trials", "6", "--concurrency", "2", "--address", made.address)
+    with commands.running(ready, *words, **made.environment) as command:
+        commands.until(lambda: actors(made.head) == 1 and actors(lost) == 1, "a trial on each node")
+        commands.until(
+            lambda: len({path.parent for path in ready.glob("runs/*/trials/*/checkpoint-*.json")}) >= 2,
+            "a checkpoint of both",
+        )
+        if end == "killed":
+            lost.kill("raylet")
+        else:
+            # its worker trains on, and writes where the one that takes over writes
+            network.cut(1)
+        other = made.join()
+        commands.until(lambda: actors(other) == 1, "a trial on the node that joined")
+        assert command.end() == 0, command.err
+    assert_whole(commands.only_run(ready), ready, 6)
 
 
 @pytest.mark.cluster

@@ -3,11 +3,15 @@
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -173,17 +177,58 @@ def made(postgres: str) -> str:
     return f"{postgres}/{name}"
 
 
+@contextmanager
+def served(database: str, folder: Path) -> Iterator[str]:
+    """The address of an MLflow server in front of a database."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "served")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    uri, end = f"http://127.0.0.1:{port}", time.monotonic() + 240
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=5).close()  # noqa: S310 - a server of the test's own
+                break
+            except OSError:
+                said = (folder / "server.log").read_text(encoding="utf-8", errors="replace")
+                assert process.poll() is None, said
+                assert time.monotonic() < end, said
+                time.sleep(0.2)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "behind_a_server", [False, pytest.param(True, marks=pytest.mark.cluster)], ids=["database", "server"]
+)
 def test_two_searches_at_once_share_empty_databases_of_postgresql(
-    postgres: str, toy_options: Callable[..., tuple[str, ...]], home: Path, tmp_path: Path
+    postgres: str,
+    toy_options: Callable[..., tuple[str, ...]],
+    home: Path,
+    tmp_path: Path,
+    behind_a_server: bool,
 ) -> None:
     studies, store = made(postgres), made(postgres)
+    with served(study_url(store, "") or "", tmp_path) if behind_a_server else nullcontext(store) as uri:
+        search_twice(toy_options(), studies, uri, tmp_path)
+
+
+def search_twice(toy: Sequence[str], studies: str, store: str, tmp_path: Path) -> None:
+    """Two searches as processes of their own at the same time, and whether both stores have both of them."""
     shared = ("--study-url", studies, "--tracking-uri", store, "--trials", "4", "--confirm-seeds", "1")
     command = [
         sys.executable,
         "-c",
         "from d3tune.cli import main; main()",
         "search",
-        *toy_options(),
+        *toy,
         "--executor",
         "local",
         *shared,
@@ -202,4 +247,4 @@ def test_two_searches_at_once_share_empty_databases_of_postgresql(
         run = open_run(str(tmp_path / name))
         assert len(studied(run)) == 4
         assert copied(study_url(studies, store) or "", run) == studied(run)
-        assert run_faults(run, study_url(store, "") or "") == []
+        assert run_faults(run, store if store.startswith("http") else study_url(store, "") or "") == []
