@@ -6,8 +6,9 @@ repeat what a real training reported, in virtual time, in which 200 of them run 
 So every second of the wall clock is the driver's, and the reports that it takes in a second are what it could take from
 workers: 200 that evaluate every four seconds send fifty.
 
-Told are wall seconds, reports a second over all and over the last tenth of the trials, memory and bytes of the run
-directory. It exits with 1 where the driver takes fewer than fifty reports a second, or the whole more than ten minutes.
+Told are wall seconds, reports a second over all and over the last tenth of the trials, memory, bytes of the run
+directory and of the journal in it, and how long a resume takes to read that. It exits with 1 where the driver takes
+fewer than fifty reports a second, or the whole more than ten minutes.
 """
 
 import argparse
@@ -22,13 +23,15 @@ from pathlib import Path
 from benchmarks.growth import SETTINGS, curves, resident
 from benchmarks.tracking_load import make_load
 from d3tune.config import Resources
+from d3tune.method.generators import load_backbone
 from d3tune.search.executor import StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.invariants import run_faults
 from d3tune.search.keeping import bytes_used
 from d3tune.search.request import Request, prepare_run
+from d3tune.search.run import RunDirectory
 from d3tune.search.search import Plan, run_search
-from d3tune.search.study import read_trials, reports_of
+from d3tune.search.study import Ledger, read_trials, reports_of
 from d3tune.search.tracking import default_uri
 
 TRIALS, WORKERS = 10_000, 200
@@ -49,6 +52,8 @@ class Kept:
         virtual_hours: how long it would have taken on such workers.
         memory: bytes that the process has at the end.
         disk: bytes of the run directory.
+        journal: bytes of the study in it.
+        reopened: seconds to read the study again, as a resume does.
         faults: of `d3tune.search.invariants.run_faults`, which compares study, folders and MLflow.
     """
 
@@ -61,6 +66,8 @@ class Kept:
     virtual_hours: float
     memory: int
     disk: int
+    journal: int
+    reopened: float
     faults: list[str]
 
     @property
@@ -97,19 +104,29 @@ def measure(trials: int, workers: int, folder: Path) -> Kept:
         virtual_hours=executor.clock / 3600,
         memory=memory,
         disk=bytes_used(run.path),
+        journal=run.journal.stat().st_size,
+        reopened=reopened(run),
         faults=run_faults(run, default_uri()),
     )
+
+
+def reopened(run: RunDirectory) -> float:
+    """Seconds until the study of a run is there again."""
+    config, began = load_backbone(run.search.backbone).config, time.monotonic()
+    Ledger(run.journal, run.name, run.search, run.load_space(config), config)
+    return time.monotonic() - began
 
 
 def text(kept: Kept) -> str:
     """What is printed."""
     verdict = "yes" if kept.holds else "NO"
     lines = [
-        f"{kept.trials} trials on {kept.workers} workers, {kept.virtual_hours:.1f} h of their time, random sampler",
+        f"{kept.trials} trials on {kept.workers} workers, {60 * kept.virtual_hours:.0f} min of theirs; random sampler",
         f"the driver: {kept.seconds:.0f} s for all (limit {MOST_SECONDS:g} s), {kept.reports} reports",
         f"reports a second: {kept.rate:.0f}, over the last tenth of the trials {kept.last_rate:.0f} "
         f"(limit {LEAST_REPORTS:g})",
-        f"memory {kept.memory / 2**20:.0f} MiB, run directory {kept.disk / 2**20:.0f} MiB",
+        f"memory {kept.memory / 2**20:.0f} MiB, run directory {kept.disk / 2**20:.0f} MiB, of that the journal "
+        f"{kept.journal / 2**20:.0f} MiB, read again in {kept.reopened:.1f} s",
         f"study, folders and MLflow: {'agree' if not kept.faults else kept.faults[0]}",
         f"keeps up: {verdict}",
     ]
