@@ -161,7 +161,7 @@ def make_new(path: Path, write: Callable[[Path], None]) -> bool:
     try:
         write(temporary)
         sync(temporary)
-        os.link(temporary, path)
+        _link(temporary, path)
     except FileExistsError:
         return False
     except OSError as error:
@@ -170,6 +170,18 @@ def make_new(path: Path, write: Callable[[Path], None]) -> bool:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
     return True
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a whole file its name unless somebody has it, also where the file system knows no hard links."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        # whoever makes the empty file is the one who fills it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        temporary.replace(path)
 
 
 def write_new(path: Path, text: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d3tune.files import write_atomically, write_json
+from d3tune.files import write_atomically, write_json, write_new
 
 
 def half(path: Path) -> None:
@@ -51,3 +51,17 @@ def test_what_is_private_is_never_readable_by_others(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert modes == [0o600, 0o644]
+
+
+def test_a_new_file_is_whole_and_made_once_also_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "new"
+    assert write_new(path, "first")
+    assert not write_new(path, "second")
+    assert path.read_text(encoding="utf-8") == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]

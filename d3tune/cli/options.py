@@ -47,7 +47,7 @@ Concurrency = Annotated[int | None, typer.Option(help="Most trials at once; as m
 Executor = Annotated[
     str, typer.Option(help="ray, or local: one after another, without Ray.", autocompletion=names.executors)
 ]
-Address = Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto; none.")]
 ConfirmSeeds = Annotated[int, typer.Option(help="Fresh seeds that confirm a winner; 0 for none.")]
 Baselines = Annotated[bool, typer.Option("--baselines", help="Also tune and test gaussian and ESZSL.")]
 TrialTimeout = Annotated[str | None, typer.Option(help="A trial without a report for this long failed: 10m, 1h; none.")]

@@ -176,7 +176,7 @@ def resume(
     gpus_per_trial: Annotated[str | None, typer.Option(help="GPUs a trial, or auto" + RESUMED)] = None,
     concurrency: Annotated[int | None, typer.Option(help="Most trials at once" + RESUMED)] = None,
     executor: Annotated[str | None, typer.Option(help="ray or local" + RESUMED, autocompletion=names.executors)] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to join" + RESUMED)] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to join, or none" + RESUMED)] = None,
     confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds that confirm the winner" + RESUMED)] = None,
     baselines: Annotated[
         bool | None, typer.Option("--baselines/--no-baselines", help="Also gaussian and ESZSL" + RESUMED)

@@ -122,7 +122,11 @@ def sweep(
         say(f"{cell.name}  run {cell.run.path}")
     stop, log = StopSignal(), (run_dir or home()) / "sweep.log"
     with kept(log, say if verbose else None), draining(stop):
-        run_sweep(cells, plan, log, stop, say)
+        try:
+            run_sweep(cells, plan, log, stop, say)
+        except KeyboardInterrupt:
+            # told so again while Ray started, or the nodes were looked at
+            stop.requested = True
     _ended(cells, as_json)
     _exit(cells, stop.requested, stop.at_once and executor == "ray")
 
@@ -150,13 +154,11 @@ def _state(cell: "Cell") -> str:
 
 
 def _exit(cells: "list[Cell]", interrupted: bool, at_once: bool) -> None:
-    """End with the first error of a cell, which was told; an interruption where there is none."""
+    """End as interrupted, or else with the gravest error of a cell, which was told."""
     errors = [cell.error for cell in cells if cell.error is not None]
     for error in errors:
-        if not isinstance(error, D3TuneError):
+        if not isinstance(error, D3TuneError | KeyboardInterrupt):
             raise error
-    if errors:
-        raise typer.Exit(max(error.exit_code for error in errors if isinstance(error, D3TuneError)))
     if interrupted:
         say("stopped; the same command goes on")
         if at_once:
@@ -164,3 +166,5 @@ def _exit(cells: "list[Cell]", interrupted: bool, at_once: bool) -> None:
 
             end_now(EXIT_INTERRUPTED)
         raise typer.Exit(EXIT_INTERRUPTED)
+    if errors:
+        raise typer.Exit(max(error.exit_code for error in errors if isinstance(error, D3TuneError)))

@@ -57,6 +57,18 @@ def give_back_gpu_memory() -> None:
     torch.cuda.empty_cache()
 
 
+def gpu_context_lost() -> bool:
+    """Whether this process's GPU takes nothing any more, as after an illegal access: only another process helps."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+        torch.zeros(1, device="cuda")
+    except RuntimeError as error:
+        return not out_of_gpu_memory(error)
+    return False
+
+
 def out_of_gpu_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU has too little memory left."""
     if isinstance(error, torch.cuda.OutOfMemoryError):

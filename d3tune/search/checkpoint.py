@@ -1,5 +1,6 @@
 """Trial checkpoints and kept weights: safetensors beside a JSON manifest with a SHA-256, and a checksum of itself."""
 
+import errno
 import hashlib
 import json
 import zlib
@@ -12,11 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from d3tune.errors import RunError
 from d3tune.files import parse_json, write_atomically, write_text
 
 KEEP = 2
 WEIGHTS = "weights.json"
 OPTIMIZER_STATE = "/adam/"
+# the storage is away for a while; what is on it may be whole
+AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN)
 # how a manifest ends that was written here: with the checksum of what is before it
 CHECK = ',\n  "crc32": "'
 
@@ -44,7 +48,11 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest intact checkpoint, or None, and one line for each damaged one that was passed over."""
+    """The newest intact checkpoint, or None, and one line for each damaged one that was passed over.
+
+    Raises:
+        RunError: the storage cannot be read now.
+    """
     damaged: list[str] = []
     for manifest in _manifests(directory):
         checkpoint = _read(manifest)
@@ -137,7 +145,11 @@ def _read(manifest: Path) -> Checkpoint | None:
         if _sha256(weights) != value["sha256"]:
             return None
         return Checkpoint(int(value["update"]), load_file(weights), list(value["reports"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, SafetensorError):
+    except OSError as error:
+        if error.errno in AWAY:
+            raise RunError(f"{manifest.parent}: cannot be read: {error.strerror}; mend that, then resume") from None
+        return None
+    except (ValueError, KeyError, TypeError, OverflowError, SafetensorError):
         return None
 
 

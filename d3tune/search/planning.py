@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d3tune.config import Resources, first_fault
 from d3tune.errors import RunError, UsageError, one_of
-from d3tune.search.address import check_address
+from d3tune.search.address import check_address, named
 from d3tune.search.mlflow_model import check_name
 from d3tune.search.packing import AUTO, NO_GPU
 from d3tune.search.run import PLAN_FILE, RunDirectory
@@ -95,22 +95,23 @@ def resources_of(options: PlanOptions) -> Resources:
     if options.concurrency is not None and options.concurrency < 1:
         raise UsageError(f"--concurrency {options.concurrency}: must be 1 or more")
     one_of("--executor", options.executor, ("ray", "local"))
-    check_address(options.address)
-    here = _gpus_here() if options.address is None else None
+    address = named(options.address)
+    check_address(address)
+    here = _gpus_here() if address is None else None
     if options.gpus_per_trial == AUTO:
         _check_auto(options.executor, here)
     wanted = gpus if gpus is not None else float(bool(here))
     if here is not None and wanted > here:
         raise UsageError(f"--gpus-per-trial {wanted:g}: this machine has {plural(here, 'GPU')}")
     cores = os.cpu_count() or 1
-    if options.address is None and cpus > cores:
+    if address is None and cpus > cores:
         raise UsageError(f"--cpus-per-trial {cpus:g}: this machine has {plural(cores, 'core')}")
     return Resources(
         cpus_per_trial=cpus,
         gpus_per_trial=wanted,
         concurrency=options.concurrency,
         executor=cast(Any, options.executor),
-        address=options.address,
+        address=address,
         compile=options.compile,
     )
 

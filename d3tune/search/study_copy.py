@@ -135,6 +135,8 @@ class StudyCopy:
             _dispose(storage)
 
     def _open(self, trials: Sequence[FrozenTrial]) -> BaseStorage:
+        # a host that does not answer is waited for here, and not where other stores wait too
+        _await(self.url)
         with OPENING:
             storage = _opened(self.url)
         name = copy_name(self._run)
@@ -242,10 +244,29 @@ def _make_tables(path: Path) -> None:
     _dispose(_connected(f"{PREFIX}{path}"))
 
 
+def _await(url: str) -> None:
+    """Connect to a database once; one in a file needs no waiting."""
+    if url.startswith("sqlite"):
+        return
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url, **_patience(url))
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
 def _connected(url: str) -> BaseStorage:
-    # a host that does not answer is asked again later, and keeps nobody waiting
-    patience = {} if url.startswith("sqlite") else {"connect_args": {"connect_timeout": ANSWER_SECONDS}}
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **patience})
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **_patience(url)})
+
+
+def _patience(url: str) -> dict[str, Any]:
+    """What bounds the wait for a host that does not answer: it is asked again later."""
+    if url.startswith("sqlite"):
+        return {}
+    name = "timeout" if url.startswith("postgresql+pg8000") else "connect_timeout"
+    return {"connect_args": {name: ANSWER_SECONDS}}
 
 
 def _dispose(storage: Any) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from d3tune.method.memory import give_back_gpu_memory, limit_gpu_memory, out_of_gpu_memory
+from d3tune.method.memory import give_back_gpu_memory, gpu_context_lost, limit_gpu_memory, out_of_gpu_memory
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,22 @@ def test_without_a_gpu_there_is_nothing_to_limit_and_nothing_to_give_back() -> N
     limit_gpu_memory(0.5)
     give_back_gpu_memory()
     assert not torch.cuda.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [("CUDA error: an illegal memory access was encountered", True), ("CUDA error: out of memory", False), ("", False)],
+)
+def test_a_gpu_that_takes_nothing_any_more_is_told_from_one_that_is_full(
+    monkeypatch: pytest.MonkeyPatch, said: str, lost: bool
+) -> None:
+    assert not gpu_context_lost(), "nothing uses a GPU here"
+
+    def synchronize() -> None:
+        if said:
+            raise RuntimeError(said)
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch, "zeros", lambda *sizes, device: None)
+    assert gpu_context_lost() == lost

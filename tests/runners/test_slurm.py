@@ -75,6 +75,8 @@ def test_it_ends_as_the_search_does_and_so_do_its_nodes(slurm: Any) -> None:
             ],
         ),
         ({"RESUME": "mine"}, ["resume", "mine", "--address", "auto"]),
+        # what a run had of a GPU stays
+        ({"RESUME": "mine", "SLURM_GPUS_ON_NODE": "4"}, ["resume", "mine", "--address", "auto"]),
     ],
 )
 def test_the_search_is_the_one_of_any_machine(slurm: Any, environment: dict[str, str], expected: list[str]) -> None:
@@ -125,6 +127,33 @@ def test_a_job_that_is_told_to_end_while_its_nodes_start_begins_no_search(
         gone(slurm, command)
     assert slurm.calls("d3tune") == []
     assert slurm.requeued == ([["requeue", slurm.environment["SLURM_JOB_ID"]]] if requeued else [])
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "requeued"), [("RUNNING", 0, True), ("COMPLETING", 0, False), ("RUNNING", 3, False)]
+)
+def test_a_cancelled_job_is_not_requeued_and_one_only_so_often(
+    slurm: Any, state: str, before: int, requeued: bool
+) -> None:
+    slurm.asleep(said="not yet")
+    slurm.program("squeue", f"echo {state}\n")
+    with slurm.running(SLURM_RESTART_COUNT=str(before), MAX_REQUEUES="3") as command:
+        slurm.commands.until(lambda: slurm.calls("ray"), "the first node")
+        command.process.send_signal(signal.SIGTERM)
+        assert command.end() == 130, command.err
+        gone(slurm, command)
+    assert bool(slurm.requeued) == requeued
+    assert any("requeued 3 times (MAX_REQUEUES)" in line for line in command.err) == (before == 3)
+
+
+@pytest.mark.parametrize("words", [("--trials", "+50"), ("--trials=+50",), ("--retry-failed", "3")])
+def test_what_a_requeued_job_would_do_again_is_refused(slurm: Any, words: tuple[str, ...]) -> None:
+    slurm.asleep()
+    with slurm.running(*words, RESUME="mine") as command:
+        assert command.end() == 2
+    (line,) = command.err
+    assert "a requeued job would do that again; give --trials the number in all" in line
+    assert slurm.calls("ray") == []
 
 
 def test_a_node_that_does_not_start_ends_the_job_in_one_line(slurm: Any) -> None:

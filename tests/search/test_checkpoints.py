@@ -1,6 +1,8 @@
 """Checkpoints: the newest intact one counts; and trials that go on from one, bit for bit."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -271,3 +273,19 @@ def test_what_is_on_disk_is_safetensors_and_json_alone(job: TrainingJob, folder:
 def test_a_dataset_that_changed_under_the_search_is_refused(job: TrainingJob, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the search was made for"):
         RunningTrial(replace(job, dataset_hash="f" * 64), tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_storage_that_is_away_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    save_checkpoint(folder, Checkpoint(100, {"a": torch.ones(2)}, []))
+
+    def away(*arguments: Any, **further: Any) -> str:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", away)
+        with pytest.raises(RunError, match=r"cannot be read: .*; mend that, then resume"):
+            load_checkpoint(folder)
+    found, damaged = load_checkpoint(folder)
+    assert found is not None
+    assert damaged == []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import d3tune
+from d3tune.errors import RunError
 from d3tune.search.executor.watchdog import HUNG_FILE, found, watched
 
 SITE = Path(sysconfig.get_path("purelib"))
@@ -102,3 +103,12 @@ def test_the_place_is_named_as_its_package_has_it(file: Path, shown: str, tmp_pa
     (tmp_path / HUNG_FILE).write_text(f"Timeout (0:00:01)!\nThread 0x1 (most recent call first):\n{frames}")
     assert found(tmp_path, 1.0) == f"hung: no report within 1 s; it was at {shown} line 3 in loss"
     assert found(tmp_path, 1.0) is None
+
+
+def test_a_directory_that_cannot_be_written_is_no_fault_of_the_trial(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RunError, match=r"cannot be written: .*; mend that"),
+        watched(tmp_path / "file", 60),
+    ):
+        raise AssertionError("nothing is trained")

@@ -9,7 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import d3tune
+from d3tune.config import Device
 from d3tune.data import parcel
 from d3tune.data.prepared import stand_in
 from d3tune.errors import D3TuneError, RunError, UsageError, root_cause
@@ -18,7 +21,7 @@ from d3tune.search.executor.site import Site
 from d3tune.yamlfile import read_yaml
 
 # a machine that is busy may take long to start a process; the first one on it imports torch
-LOOK_SECONDS = 180.0
+LOOK_SECONDS = 600.0
 RECOUNT_SECONDS = 2.0
 RUN_FILE = "run.yaml"
 
@@ -100,14 +103,20 @@ def looked_at(order: str) -> None:
     arrive(order, verify=True)
 
 
-def arrived(order: str) -> None:
+def arrived(order: str, device: Device) -> None:
     """`arrive`, in a worker: its fault names the machine.
+
+    Args:
+        order: of `Nodes`.
+        device: what is trained on; a GPU that Ray counts and torch does not see would be a CPU that nobody notices.
 
     Raises:
         RunError: see `arrive`.
     """
     try:
         arrive(order)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise RunError("Ray counts a GPU, and torch sees none; mend that, or take the node out of the cluster")
     except D3TuneError as error:
         raise RunError(f"node {_own_address()}: {error}") from None
 

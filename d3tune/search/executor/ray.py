@@ -198,7 +198,11 @@ class RayExecutor:
             while todo or running:
                 while todo and self._places_taken.take(room()):
                     index = todo.pop(0)
-                    running[remote.remote(self._order, gpus, function, *items[index])] = index
+                    try:
+                        running[remote.remote(self._order, gpus, function, *items[index])] = index
+                    except BaseException:
+                        self._places_taken.give_back(1)
+                        raise
                 if stop.requested:
                     raise KeyboardInterrupt
                 for reference in _ended(running):
@@ -254,7 +258,7 @@ class RayExecutor:
         if self._resources.address is not None:
             try:
                 ray.init(address=self._resources.address, **common)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise D3TuneError(f"--address {self._resources.address}: no Ray cluster there: {reason}") from None
             return

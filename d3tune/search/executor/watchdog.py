@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import d3tune
+from d3tune.errors import RunError
 
 HUNG_FILE = "hung.txt"
 
@@ -20,13 +21,21 @@ def watched(directory: Path, timeout: float | None) -> Iterator[None]:
     Args:
         directory: of the trial.
         timeout: seconds; None for no limit.
+
+    Raises:
+        RunError: the directory cannot be written.
     """
     if timeout is None:
         yield
         return
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / HUNG_FILE
-    with path.open("w", encoding="utf-8") as file:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        opened = path.open("w", encoding="utf-8")
+    except OSError as error:
+        # the disk's fault, not the trial's
+        raise RunError(f"{path}: cannot be written: {error.strerror}; mend that, then resume") from None
+    with opened as file:
         faulthandler.dump_traceback_later(timeout, exit=True, file=file)
         try:
             yield

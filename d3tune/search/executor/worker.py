@@ -1,13 +1,16 @@
 """What runs in Ray's workers: trials, an evaluation a step, and the calls of `Executor.map`."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d3tune.config import Device
 from d3tune.errors import D3TuneError
-from d3tune.method.memory import give_back_gpu_memory, limit_gpu_memory, out_of_gpu_memory
+from d3tune.method.memory import give_back_gpu_memory, gpu_context_lost, limit_gpu_memory, out_of_gpu_memory
 from d3tune.method.trainer import DivergedError
 from d3tune.search.executor import watchdog
 from d3tune.search.executor.environment import tune
@@ -49,6 +52,7 @@ class TrialActor(tune.Trainable):
             return {"failure": f"diverged: {error}", "done": True}
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
+            _end_if_useless(failure)
             if not _crowded(error, self._assignment["gpu_share"]):
                 return {"failure": failure, "done": True}
         else:
@@ -60,8 +64,8 @@ class TrialActor(tune.Trainable):
 
     def _begin(self) -> RunningTrial:
         assignment = self._assignment
-        _arrive(assignment["order"])
         job = TrainingJob.from_dict(assignment["job"])
+        _arrive(assignment["order"], job.device)
         if job.device == "cuda":
             limit_gpu_memory(assignment["gpu_share"])
         return RunningTrial(job, self._directory, assignment["known_update"], assignment["keep_weights"])
@@ -97,12 +101,14 @@ def call(order: str, gpu_share: float, function: Callable[..., Any], *item: Any)
         The result, or `Crowded`.
     """
     end_with_parent()
-    _arrive(order)
-    if any(isinstance(part, TrainingJob) and part.device == "cuda" for part in item):
+    on_gpu = any(isinstance(part, TrainingJob) and part.device == "cuda" for part in item)
+    _arrive(order, "cuda" if on_gpu else "cpu")
+    if on_gpu:
         limit_gpu_memory(gpu_share)
     try:
         return function(*item)
     except Exception as error:
+        _end_if_useless(f"{type(error).__name__}: {error}")
         if not _crowded(error, gpu_share):
             raise
         return Crowded(f"{type(error).__name__}: {error}")
@@ -113,9 +119,16 @@ def _crowded(error: Exception, gpu_share: float) -> bool:
     return 0 < gpu_share < 1 and out_of_gpu_memory(error)
 
 
-def _arrive(order: str) -> None:
+def _end_if_useless(failure: str) -> None:
+    """End a process whose GPU takes nothing any more: Ray starts another, where the trial goes on."""
+    if gpu_context_lost():
+        print(f"d3tune: this process ends, its GPU takes nothing any more: {failure}", file=sys.stderr, flush=True)  # noqa: T201
+        os._exit(1)
+
+
+def _arrive(order: str, device: Device) -> None:
     """On a cluster, make sure that this machine has what its search needs: it may have joined later."""
     if order:
         from d3tune.search.executor.nodes import arrived
 
-        arrived(order)
+        arrived(order, device)
