@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -34,11 +35,11 @@ class Encoding:
         self.names: list[str] = []
         for name, parameter in space.parameters.items():
             if parameter.off:
-                self._add(f"{name}.on", lambda params, key=f"{name}.on": float(params.get(key, INACTIVE)))
+                self._add(f"{name}.on", partial(_switch, f"{name}.on"))
             if parameter.choices is None:
-                self._add(name, lambda params, key=name, item=parameter: _place(item, params.get(key)))
+                self._add(name, partial(_place, name, parameter))
             for choice in parameter.choices or ():
-                self._add(f"{name}={choice}", lambda params, key=name, item=choice: _chosen(params, key, item))
+                self._add(f"{name}={choice}", partial(_chosen, name, choice))
 
     def __call__(self, points: Sequence[Mapping[str, Any]]) -> Row:
         """Rows of points.
@@ -57,16 +58,20 @@ class Encoding:
         self._columns.append(column)
 
 
-def _place(parameter: Parameter, value: float | None) -> float:
-    if value is None:
+def _switch(name: str, params: Mapping[str, Any]) -> float:
+    return float(params.get(name, INACTIVE))
+
+
+def _place(name: str, parameter: Parameter, params: Mapping[str, Any]) -> float:
+    if name not in params:
         return INACTIVE
     assert parameter.low is not None
     assert parameter.high is not None
     scaled: Callable[[float], float] = math.log if parameter.log else float
-    return (scaled(value) - scaled(parameter.low)) / (scaled(parameter.high) - scaled(parameter.low))
+    return (scaled(params[name]) - scaled(parameter.low)) / (scaled(parameter.high) - scaled(parameter.low))
 
 
-def _chosen(params: Mapping[str, Any], name: str, choice: Any) -> float:
+def _chosen(name: str, choice: Any, params: Mapping[str, Any]) -> float:
     return float(params[name] == choice) if name in params else INACTIVE
 
 

@@ -1,11 +1,10 @@
 """A whole search in virtual time on a surrogate: d3tune's own study, sampler, pruner and executor, without training.
 
-The study's journal lies in memory where the machine has such a folder; there are no trial folders and there is no MLflow.
-A training that fails costs the seconds up to its last report, as the study counts them.
+The study's journal lies in memory where the machine has such a folder; there are no trial folders and there is no
+MLflow. A training that fails costs the seconds up to its last report, as the study counts them.
 """
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -215,15 +214,3 @@ def simulate(surrogate: Surrogate, setting: Setting) -> list[Ended]:
 def _in_memory() -> Path | None:
     """Where a file that is synced a hundred times a second costs nothing."""
     return MEMORY if MEMORY.is_dir() else None
-
-
-def share_saved(trace: Sequence[Ended]) -> float:
-    """Seconds that pruning saved, as a share of what the same trials would have taken to the end."""
-    full = sum(row.full_seconds for row in trace)
-    return 1 - sum(row.seconds for row in trace) / full if full else 0.0
-
-
-def best_was_pruned(trace: Sequence[Ended]) -> bool:
-    """Whether the trial that would have ended with the largest value was pruned."""
-    told = [row for row in trace if row.full_value is not None]
-    return bool(told) and max(told, key=lambda row: row.full_value or 0.0).state == "PRUNED"

@@ -1,17 +1,17 @@
 """A surrogate of a cell, fitted on its recorded trials: from a configuration to the reports that a training would make.
 
-Two random forests give the curve, its values and the logarithm of its seconds at each evaluation; each configuration is
-one row, the mean of its seeds, so that what is out of bag was never seen with another seed. A third forest says how a
-training ends: it is sound, collapses (see `d3tune.search.reports.collapse`) or diverges. Diverged trainings have no whole
-curve and take no part in the first two.
+Two random forests give the curve, its values and the logarithm of its seconds at each evaluation; each configuration
+is one row, the mean of its seeds, so that what is out of bag was never seen with another seed. A third forest says
+how a training ends: it is sound, collapses (see `d3tune.search.reports.collapse`) or diverges. Diverged trainings
+have no whole curve and take no part in the first two.
 
-Noise is what the configurations with several seeds show: the covariance of their residuals over evaluations, pooled over
-sound configurations. It is drawn anew for each configuration and seed, and always the same for the same two; so is the
-end. Seconds have no noise.
+Noise is what the configurations with several seeds show: the covariance of their residuals over evaluations, pooled
+over sound configurations. It is drawn anew for each configuration and seed, and always the same for the same two; so
+is the end. Seconds have no noise.
 
-The noise-free value of a configuration is the largest value of its curve without noise. The noise-free best of the cell is
-the largest of that among many random configurations and variations of the best of them, which are sound with a
-probability of at least a half.
+The noise-free value of a configuration is the largest value of its curve without noise. The noise-free best of the
+cell is the largest of that among many random configurations and variations of the best of them, which are sound with
+a probability of at least a half.
 """
 
 import hashlib
@@ -161,7 +161,8 @@ class Surrogate:
         Args:
             config: every hyper-parameter.
         """
-        return np.clip(self._values(self._row(config))[0], 0.0, 1.0)
+        values: Numbers = np.clip(self._values(self._row(config))[0], 0.0, 1.0)
+        return values
 
     def expected(self, config: Mapping[str, Any]) -> float:
         """A configuration's noise-free value."""
@@ -193,7 +194,7 @@ class Surrogate:
             kept, values = self._top([*kept, *varied])
         return float(values[0])
 
-    def _top(self, points: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Numbers]:
+    def _top(self, points: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], Numbers]:
         """The best points that are sound more often than not, the best first, and their noise-free values."""
         rows = self._encode(points)
         values = np.clip(self._values(rows).max(1), 0.0, 1.0)

@@ -1,6 +1,7 @@
 """Figures of the report: SVG, the same bytes from the same records, and PNG, in colours that all can tell apart."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,40 @@ def write_figures(found: Found, differences: Sequence[Difference], folder: Path)
     written: dict[str, Path] = {}
     if differences:
         height = 1.2 + 0.32 * len(differences)
-        path = _draw(folder / "forest", (7.5, height), lambda axes: _forest(axes, differences))
+        path = draw_figure(
+            folder / "forest", (7.5, height), partial(_on_one, partial(_forest, differences=differences))
+        )
         written["Paired differences of test H"] = path
     for backbone in dict.fromkeys(cell.backbone for cell in found):
         cells = {cell: record for cell, record in found.items() if cell.backbone == backbone}
-        path = _draw(folder / f"plane-{backbone}", (6.5, 5.2), lambda axes, cells=cells: _plane(axes, cells, found))  # type: ignore[misc]
+        plane = partial(_on_one, partial(_plane, cells=cells, found=found))
+        path = draw_figure(folder / f"plane-{backbone}", (6.5, 5.2), plane)
         written[f"Seen and unseen accuracy: {backbone}"] = path
     return written
 
 
-def _draw(path: Path, size: tuple[float, float], draw: Callable[[Axes], None]) -> Path:
+def draw_figure(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> Path:
+    """Write a figure as SVG and PNG.
+
+    Args:
+        path: of both, without an ending.
+        size: inches.
+        draw: fills it.
+
+    Returns:
+        The path of the SVG.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        draw(figure)
         svg = path.with_suffix(".svg")
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
         figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
     return svg
+
+
+def _on_one(draw: Callable[[Axes], None], figure: Figure) -> None:
+    draw(figure.subplots())
 
 
 def _forest(axes: Axes, differences: Sequence[Difference]) -> None:
