@@ -109,7 +109,7 @@ class Comparison:
     def findings(self, left_out: dict[str, str], about: dict[str, Any]) -> Findings:
         """What the report is made of."""
         found = {
-            arm: [traces.rows[key] for key in range(self._repetitions(arm)) if key in traces.rows]
+            arm: {key: traces.rows[key] for key in range(self._repetitions(arm)) if key in traces.rows}
             for arm, traces in self.traces.items()
         }
         missing = dict(self.missing)
@@ -152,11 +152,12 @@ def _most(arm: Arm) -> tuple[int, int]:
 
 @lru_cache(maxsize=2)
 def _surrogate(cell: Cell, tables: Path) -> Surrogate:
+    """Fitted once a process."""
     return Surrogate(cell, Table(cell, tables))
 
 
 def carry_out(task: Task) -> list[Ended]:
-    """Simulate a search; in a process that fits each surrogate once.
+    """Simulate a search, in a worker.
 
     Raises:
         RunError: the table has changed since the command began.
@@ -167,19 +168,20 @@ def carry_out(task: Task) -> list[Ended]:
     return simulate(surrogate, task.setting)
 
 
-def _results(tasks: Sequence[Task], jobs: int, deadline: float) -> Iterator[tuple[Task, list[Ended]]]:
-    """Simulate until the deadline, in this process or in several others."""
+def _results(comparison: Comparison, jobs: int, deadline: float) -> Iterator[tuple[Task, list[Ended]]]:
+    """Simulate what is missing until the deadline, in this process or in several others."""
+    tasks = comparison.tasks()
     if jobs == 1:
         for task in tasks:
             if time.monotonic() >= deadline:
                 return
-            yield task, carry_out(task)
+            yield task, simulate(comparison.surrogates[task.arm.cell], task.setting)
         return
-    left, running = list(tasks), dict[Future[list[Ended]], Task]()
+    running: dict[Future[list[Ended]], Task] = {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_left_alone) as pool:
         while True:
-            while left and len(running) < jobs and time.monotonic() < deadline:
-                task = left.pop(0)
+            while tasks and len(running) < jobs and time.monotonic() < deadline:
+                task = tasks.pop(0)
                 running[pool.submit(carry_out, task)] = task
             if not running:
                 return
@@ -215,10 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = [Cell(backbone, dataset) for dataset in given.datasets for backbone in given.backbones]
     try:
         comparison = Comparison(cells, samplers, given)
-        tasks = comparison.tasks()
-        for done, (task, trace) in enumerate(_results(tasks, given.jobs, deadline), 1):
+        wanted = len(comparison.tasks())
+        for done, (task, trace) in enumerate(_results(comparison, given.jobs, deadline), 1):
             comparison.traces[task.arm].add(task.setting.seed, trace)
-            print(f"{done} of {len(tasks)}: {task.arm.name}, repetition {task.setting.seed}", flush=True)
+            print(f"{done} of {wanted}: {task.arm.name}, repetition {task.setting.seed}", flush=True)
     except D3TuneError as error:
         print(error, file=sys.stderr)
         return 2

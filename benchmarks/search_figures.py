@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.accuracy.figures import draw_figure
 from benchmarks.search_statistics import Target, interval, regret_at
@@ -17,7 +18,8 @@ from benchmarks.trials import Cell
 COLOURS = {"random": "#999999", "tpe": "#0072B2", "gp": "#D55E00", "cmaes": "#009E73", "auto": "#E69F00"}
 STYLES = {"auto": "--"}
 POINTS = 100
-LEAST_REGRET = 1e-4
+# of the axis: differences below it are of no use to anybody
+LEAST_REGRET = 1e-3
 
 
 def write_figures(
@@ -52,8 +54,12 @@ def _panels(figure: Figure, arms: Mapping[Arm, Sequence[Trace]], best: float) ->
         axes.set_title(f"pruner {pruner}")
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("compute in seconds of all trials")
     panels[0].set_ylabel("regret: noise-free best H minus\nnoise-free H of the best so far")
+    panels[0].set_ylim(bottom=LEAST_REGRET)
     # of the panel that has most lines
     fullest = max(panels, key=lambda axes: len(axes.get_lines()))
     handles, labels = fullest.get_legend_handles_labels()
@@ -71,7 +77,7 @@ def _line(axes: Axes, sampler: str, traces: Sequence[Trace], best: float) -> Non
     told = [interval(column.tolist()) for column in rows.T]
     colour = COLOURS.get(sampler, "#CC79A7")
     mean = np.maximum([item.mean for item in told], LEAST_REGRET)
-    axes.plot(compute, mean, STYLES.get(sampler, "-"), color=colour, label=f"{sampler} ({len(traces)})")
+    axes.plot(compute, mean, STYLES.get(sampler, "-"), color=colour, label=sampler)
     if len(traces) > 1:
         low, high = ([getattr(item, name) for item in told] for name in ("low", "high"))
         bounds = [np.maximum(np.array(side, float), LEAST_REGRET) for side in (low, high)]

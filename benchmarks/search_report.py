@@ -1,6 +1,6 @@
 """The report on simulated searches: what the traces say, how good the surrogates are, and what is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import exp, log
 from pathlib import Path
@@ -55,14 +55,14 @@ class Findings:
     """What the report is about.
 
     Attributes:
-        found: repetitions of each arm that has any.
+        found: traces of each arm that has any, by repetition.
         targets, qualities, early: by cell that has a table; see `Target`, `Quality` and `early_ranks`.
         missing: what is not there, each with why.
         left_out: samplers that cannot run here, each with why.
         about: machine, versions and settings.
     """
 
-    found: Mapping[Arm, Sequence[Trace]]
+    found: Mapping[Arm, Mapping[int, Trace]]
     targets: Mapping[Cell, Target]
     qualities: Mapping[Cell, Quality]
     early: Mapping[Cell, Mapping[str, Mapping[str, Any]]]
@@ -72,7 +72,7 @@ class Findings:
 
     def figures(self) -> dict[Arm, Figures]:
         """What each arm's repetitions say."""
-        return {arm: figures(traces, self.targets[arm.cell]) for arm, traces in self.found.items()}
+        return {arm: figures([*traces.values()], self.targets[arm.cell]) for arm, traces in self.found.items()}
 
 
 def write_report(findings: Findings, path: Path) -> None:
@@ -84,7 +84,9 @@ def write_report(findings: Findings, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     told = findings.figures()
-    drawn = write_figures(findings.found, findings.targets, path.with_suffix(""))
+    drawn = write_figures(
+        {arm: [*rows.values()] for arm, rows in findings.found.items()}, findings.targets, path.with_suffix("")
+    )
     links = {cell: f"{path.stem}/{file.name}" for cell, file in drawn.items()}
     write_text(path, markdown(findings, told, links))
     write_json(path.with_suffix(".json"), plain(findings, told))
@@ -112,7 +114,7 @@ def plain(findings: Findings, told: Mapping[Arm, Figures]) -> dict[str, Any]:
 
 
 def overall(
-    found: Mapping[Arm, Sequence[Trace]], told: Mapping[Arm, Figures], targets: Mapping[Cell, Target]
+    found: Mapping[Arm, Mapping[int, Trace]], told: Mapping[Arm, Figures], targets: Mapping[Cell, Target]
 ) -> list[dict[str, Any]]:
     """A row a sampler and pruner: compute to a threshold as a multiple of the base's, saved and lost by pruning."""
     rows = []
@@ -150,7 +152,7 @@ def _compute(item: Figures, name: str) -> float | None:
 
 
 def _difference(
-    found: Mapping[Arm, Sequence[Trace]], targets: Mapping[Cell, Target], sampler: str, pruner: str
+    found: Mapping[Arm, Mapping[int, Trace]], targets: Mapping[Cell, Target], sampler: str, pruner: str
 ) -> dict[str, float | None] | None:
     """Final regret minus that of the base, in pairs of the same cell, repetition and number of trials."""
     if (sampler, pruner) == BASE:
@@ -158,9 +160,9 @@ def _difference(
     pairs = []
     for arm, traces in found.items():
         if (arm.sampler, arm.pruner) == (sampler, pruner):
-            best = targets[arm.cell].best
-            # repetitions are made in order, so that both lists begin with the same ones
-            for one, other in zip(traces, found.get(Arm(arm.cell, *BASE), ()), strict=False):
+            best, base = targets[arm.cell].best, found.get(Arm(arm.cell, *BASE), {})
+            for repetition in traces.keys() & base.keys():
+                one, other = traces[repetition], base[repetition]
                 if one["ended"][-1] == other["ended"][-1]:
                     pairs.append((float(regret(one, best)[-1]), float(regret(other, best)[-1])))
     if len(pairs) < 2:

@@ -17,7 +17,7 @@ a probability of at least a half.
 import hashlib
 import json
 import math
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,7 +59,8 @@ class Quality:
         rank: Spearman's correlation of it, out of bag.
         spread: sd of the best value over configurations.
         noise: sd of the best value over the seeds of a configuration; None where none has several.
-        unsound: area under the ROC curve of the probability of an unsound end, out of bag; None of one kind of end.
+        unsound: area under the ROC curve of the probability of an unsound end, out of bag, over configurations with one
+            seed; None of one kind of end.
     """
 
     configurations: int
@@ -140,7 +141,7 @@ class Surrogate:
         self._noise = _factor(residuals, values.shape[1])
         self._diverged_after = [len(row.reports) for row in rows if _end(row) == DIVERGED]
         ends = [_end(row) for row in rows]
-        self._ends, unsound = _fitted_ends(self._encode([row.params for row in rows]), ends)
+        self._ends, unsound = _fitted_ends(self._encode([row.params for row in rows]), ends, _alone(rows))
         best, predicted = values.max(1), fitted.oob_prediction_.reshape(values.shape).max(1)
         self.quality = Quality(
             configurations=len(whole),
@@ -221,21 +222,25 @@ def _regressor() -> RandomForestRegressor:
 
 
 def _fitted_ends(
-    encoded: NDArray[np.float32], ends: Sequence[str]
+    encoded: NDArray[np.float32], ends: Sequence[str], alone: NDArray[np.bool_]
 ) -> tuple[str | tuple[Forest, list[int]], float | None]:
     """A forest of the ends with the places of its classes in `ENDS`, or the only end; and `Quality.unsound`."""
     if len(set(ends)) == 1:
         return ends[0], None
-    forest = RandomForestClassifier(TREES, min_samples_leaf=3, oob_score=True, random_state=0)
-    with warnings.catch_warnings():
-        # a class of few rows may be missing from some tree's draw
-        warnings.simplefilter("ignore", UserWarning)
-        places = [ENDS.index(end) for end in ends]
-        forest.fit(encoded, places)
+    places = np.array([ENDS.index(end) for end in ends])
+    forest = RandomForestClassifier(TREES, min_samples_leaf=3, oob_score=True, random_state=0).fit(encoded, places)
     classes = [int(place) for place in forest.classes_]
-    sound = forest.oob_decision_function_[:, classes.index(0)] if 0 in classes else None
-    told = None if sound is None else float(roc_auc_score([place > 0 for place in places], 1 - sound))
+    unsound, told = places[alone] > 0, None
+    if 0 in classes and len(set(unsound.tolist())) == 2:
+        chances = forest.oob_decision_function_[alone, classes.index(0)]
+        told = float(roc_auc_score(unsound, 1 - chances))
     return (Forest(forest), classes), told
+
+
+def _alone(rows: Sequence[Trained]) -> NDArray[np.bool_]:
+    """Which trainings are the only ones of their configuration: what is out of bag of them was never seen."""
+    counts = Counter(row.number for row in rows)
+    return np.array([counts[row.number] == 1 for row in rows])
 
 
 def _report(update: int, value: float, seconds: float, end: str) -> Report:

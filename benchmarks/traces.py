@@ -81,7 +81,7 @@ class Traces:
 
     def add(self, repetition: int, trace: Sequence[Ended]) -> None:
         """Keep a repetition and write the file."""
-        self.rows[repetition] = _columns(trace)
+        self.rows[repetition] = columns(trace)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # first: traces without it would be of no known settings
         write_json(self._path.with_suffix(".json"), self._settings)
@@ -89,7 +89,8 @@ class Traces:
         write_atomically(self._path, lambda path: frame.to_parquet(path, compression="zstd", index=False))
 
 
-def _columns(trace: Sequence[Ended]) -> Trace:
+def columns(trace: Sequence[Ended]) -> Trace:
+    """A trace as columns of numbers."""
     rows = [row.to_dict() for row in trace]
     return Trace({name: _column(name, [row[name] for row in rows]) for name in COLUMNS})
 
