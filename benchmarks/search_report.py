@@ -1,17 +1,19 @@
 """The report on simulated searches: what the traces say, how good the surrogates are, and what is missing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from benchmarks.accuracy.markdown import number, table
 from benchmarks.accuracy.statistics import over_pairs
 from benchmarks.accuracy.variants import difference_cells
 from benchmarks.search_figures import write_figures
-from benchmarks.search_statistics import SHARES, WITHIN, Figures, Interval, Reached, Target, figures, regret
+from benchmarks.search_statistics import SHARES, WITHIN, Figures, Interval, Reached, Target, figures, regret, regret_at
 from benchmarks.surrogate import Quality
 from benchmarks.traces import Arm, Trace
 from benchmarks.trials import Cell
@@ -19,6 +21,8 @@ from d3tune.files import write_json, write_text
 
 THRESHOLDS = (*(f"{share:.0%}".replace("%", " %") for share in SHARES), WITHIN)
 BASE = ("random", "none")
+# share of the compute that the base takes for all its trials, at which searches are compared
+BUDGET = 0.5
 INTRODUCTION = """
 Searches are simulated, not trained: d3tune's own study, samplers and pruners in virtual time, on surrogates of
 recorded trials (`benchmarks.surrogate`). What holds here holds for a surrogate: a forest has plateaus that a training
@@ -29,7 +33,8 @@ value. No test row takes part.
 SURROGATES = """
 R² and rank correlation of the best H are out of bag: of configurations that the trees asked had not seen. The first
 is bounded by noise, too, of which a training's H has as much as the sd over seeds. *Unsound* is the area under the
-ROC curve of the predicted probability to collapse or diverge, out of bag.
+ROC curve of the predicted probability to collapse or diverge, out of bag. A forest averages, and so its noise-free best
+may lie below the best that was recorded, which noise has a part in.
 """
 EARLY = """
 Spearman's correlation of the best H so far, which is what a pruner sees, with the best at the full budget, over
@@ -44,9 +49,10 @@ repetitions in which the trial that would have ended with the largest H was prun
 """
 OVERALL = """
 Compute to reach a threshold divided by what random search without pruning needs for it, the geometric mean over the
-cells in which both medians are there; in brackets how many cells these are. *Δ regret*: after the last trial, minus
-that of random search without pruning, over pairs of cell and repetition, with a 95 % interval and p of a signed-rank
-test; samplers with fewer trials are not compared so.
+cells in which both medians are there; in brackets how many cells these are. *Δ regret*: regret minus that of random
+search without pruning, over pairs of cell and repetition, with a 95 % interval and p of a signed-rank test: when half
+of the compute is spent that the latter takes for all its trials (a search that has ended before keeps what it had),
+and after the last trial, of searches with as many trials.
 """
 
 
@@ -120,6 +126,8 @@ def overall(
     rows = []
     for sampler, pruner in dict.fromkeys((arm.sampler, arm.pruner) for arm in told):
         arms = {arm.cell: item for arm, item in told.items() if (arm.sampler, arm.pruner) == (sampler, pruner)}
+        is_base, best = (sampler, pruner) == BASE, {cell: target.best for cell, target in targets.items()}
+        same = [Arm(cell, sampler, pruner) for cell in arms]
         base = {cell: told.get(Arm(cell, *BASE)) for cell in arms}
         searches = sum(item.repetitions for item in arms.values())
         rows.append(
@@ -131,7 +139,7 @@ def overall(
                 "compute": {name: _ratio(arms, base, name) for name in THRESHOLDS},
                 "saved": fmean(item.saved for item in arms.values()),
                 "best_pruned": sum(item.best_pruned for item in arms.values()) / searches,
-                "regret": _difference(found, targets, sampler, pruner),
+                "regret": {"end": None, "budget": None} if is_base else _differences(found, told, best, same),
             }
         )
     return rows
@@ -151,20 +159,31 @@ def _compute(item: Figures, name: str) -> float | None:
     return item.reached[name].compute if name in item.reached else None
 
 
-def _difference(
-    found: Mapping[Arm, Mapping[int, Trace]], targets: Mapping[Cell, Target], sampler: str, pruner: str
-) -> dict[str, float | None] | None:
-    """Final regret minus that of the base, in pairs of the same cell, repetition and number of trials."""
-    if (sampler, pruner) == BASE:
-        return None
-    pairs = []
-    for arm, traces in found.items():
-        if (arm.sampler, arm.pruner) == (sampler, pruner):
-            best, base = targets[arm.cell].best, found.get(Arm(arm.cell, *BASE), {})
-            for repetition in traces.keys() & base.keys():
-                one, other = traces[repetition], base[repetition]
-                if one["ended"][-1] == other["ended"][-1]:
-                    pairs.append((float(regret(one, best)[-1]), float(regret(other, best)[-1])))
+def _differences(
+    found: Mapping[Arm, Mapping[int, Trace]],
+    told: Mapping[Arm, Figures],
+    best: Mapping[Cell, float],
+    arms: Sequence[Arm],
+) -> dict[str, dict[str, float | None] | None]:
+    """Regret of an arm of each cell minus that of the base, in pairs of cell and repetition.
+
+    Returns:
+        After the last trial, of searches with as many trials, and at `BUDGET` of the base's compute; None of fewer than
+        two pairs.
+    """
+    at_end, at_budget = [], []
+    for arm in arms:
+        base = Arm(arm.cell, *BASE)
+        for repetition in found[arm].keys() & found.get(base, {}).keys():
+            pair = found[arm][repetition], found[base][repetition]
+            if pair[0]["ended"][-1] == pair[1]["ended"][-1]:
+                at_end.append([float(regret(trace, best[arm.cell])[-1]) for trace in pair])
+            budget = np.array([BUDGET * told[base].compute])
+            at_budget.append([float(regret_at(trace, best[arm.cell], budget)[0]) for trace in pair])
+    return {"end": _paired(at_end), "budget": _paired(at_budget)}
+
+
+def _paired(pairs: Sequence[Sequence[float]]) -> dict[str, float | None] | None:
     if len(pairs) < 2:
         return None
     return dict(vars(over_pairs([one for one, _ in pairs], [other for _, other in pairs])))
@@ -189,14 +208,14 @@ def markdown(findings: Findings, told: Mapping[Arm, Figures], links: Mapping[Cel
 
 def _surrogates(findings: Findings) -> list[str]:
     head = ["cell", "configurations", "with seeds", "collapsed", "diverged"]
-    head += ["R²", "rank", "unsound", "sd of H", "sd over seeds", "noise-free best H"]
+    head += ["R²", "rank", "unsound", "sd of H", "sd over seeds", "best recorded H", "noise-free best H"]
     rows = []
     for cell, target in findings.targets.items():
         made = findings.qualities[cell]
         counts = [made.configurations, made.repeated, f"{made.collapsed} of {made.trainings}"]
         counts += [f"{made.diverged} of {made.trainings}"]
         rated = [number(value, 2) for value in (made.r2, made.rank, made.unsound)]
-        spread = [number(value) for value in (made.spread, made.noise, target.best)]
+        spread = [number(value) for value in (made.spread, made.noise, made.recorded, target.best)]
         rows.append([_name(cell), *map(str, counts), *rated, *spread])
     return ["## The surrogates", "", SURROGATES.strip(), "", *table(head, rows), ""]
 
@@ -213,12 +232,13 @@ def _early(findings: Findings) -> list[str]:
 
 def _overall(findings: Findings, told: Mapping[Arm, Figures]) -> list[str]:
     head = ["sampler", "pruner", "cells", "searches", *(f"compute to {name}" for name in THRESHOLDS)]
-    head += ["saved", "best pruned", "Δ regret [95 %]", "p"]
+    head += ["saved", "best pruned", "Δ regret, half compute [95 %]", "p", "Δ regret, end [95 %]", "p"]
     rows = []
     for row in overall(findings.found, told, findings.targets):
         ratios = [f"{number(item['ratio'], 2)} ({item['cells']})" for item in row["compute"].values()]
+        differing = [text for part in ("budget", "end") for text in difference_cells(row["regret"][part])]
         line = [row["sampler"], row["pruner"], str(row["cells"]), str(row["searches"]), *ratios]
-        rows.append([*line, f"{row['saved']:.0%}", f"{row['best_pruned']:.0%}", *difference_cells(row["regret"])])
+        rows.append([*line, f"{row['saved']:.0%}", f"{row['best_pruned']:.0%}", *differing])
     return ["## Over all cells", "", OVERALL.strip(), "", *table(head, rows), ""]
 
 

@@ -58,6 +58,7 @@ class Quality:
         r2: R² of the best value, out of bag.
         rank: Spearman's correlation of it, out of bag.
         spread: sd of the best value over configurations.
+        recorded: the largest of them, of all recorded configurations, as the mean of its seeds.
         noise: sd of the best value over the seeds of a configuration; None where none has several.
         unsound: area under the ROC curve of the probability of an unsound end, out of bag, over configurations with one
             seed; None of one kind of end.
@@ -71,6 +72,7 @@ class Quality:
     r2: float
     rank: float
     spread: float
+    recorded: float
     noise: float | None
     unsound: float | None
 
@@ -152,6 +154,7 @@ class Surrogate:
             r2=1 - float(((best - predicted) ** 2).mean() / max(float(best.var()), 1e-300)),
             rank=_rank(predicted, best),
             spread=float(best.std(ddof=1)),
+            recorded=float(best.max()),
             noise=_noise_of_best(whole),
             unsound=unsound,
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -372,6 +373,35 @@ def test_the_comparison_goes_on_and_says_what_is_missing(
     assert compare(tmp_path / "tables", tmp_path, *wanted, "--repetitions", "3", "--workers", "2") == 2
     said = capsys.readouterr()
     assert "made with other settings (workers 4 instead of 2); give those, or another --traces" in said.err
+
+
+def regret_by_hand(row: Any, best: float, budget: float) -> float:
+    value = 0.0
+    for spent, noise_free in zip(row["compute"], row["best"], strict=True):
+        if spent <= budget and not np.isnan(noise_free):
+            value = noise_free
+    return best - value
+
+
+def test_pairs_are_of_the_same_repetition(tmp_path: Path) -> None:
+    write_table(tmp_path / "tables", 60, 10)
+    options = ("--backbones", "gan", "--samplers", "random", "tpe", "--pruners", "none", "--trials", "40")
+    assert compare(tmp_path / "tables", tmp_path, *options, "--repetitions", "3") == 0
+    rows = {
+        name: pd.read_parquet(tmp_path / "traces" / f"gan-hanzi-0-{name}-none.parquet").to_dict("records")
+        for name in ("random", "tpe")
+    }
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    cell = report["cells"]["gan-hanzi-0"]
+    best, half = cell["target"]["best"], cell["searches"]["random/none"]["compute"] / 2
+    assert half == pytest.approx(fmean(row["compute"][-1] for row in rows["random"]) / 2)
+    for budget, name in ((half, "budget"), (math.inf, "end")):
+        told = [[regret_by_hand(row, best, budget) for row in rows[arm]] for arm in ("tpe", "random")]
+        differences = [one - other for one, other in zip(*told, strict=True)]
+        # the first ten suggestions are the same
+        assert name == "budget" or any(differences)
+        (row,) = (row for row in report["overall"] if row["sampler"] == "tpe")
+        assert row["regret"][name]["mean"] == pytest.approx(fmean(differences))
 
 
 def test_without_any_table_there_is_no_result(tmp_path: Path) -> None:
