@@ -26,8 +26,8 @@ from d3tune.errors import D3TuneError
 HEADLINE = ("hanzi/3", "hanzi/4", "hanzi/5")
 TRIALS, SEEDS = 12, 5
 TIMES = """
-Time, estimated for two cores and the three default datasets: cells about an hour and a half, questions about as much
-again; --hours 3 may leave some for a second sitting, which goes on from the records.
+Time for the three default datasets, measured in sittings beside other work: some ten hours of one core, so five on two;
+a sitting that is over goes on from the records.
 """
 
 
@@ -88,6 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     findings = gathered(comparison, found, runner.failures, {**about, **settings})
+    if given.report is not None and given.report.suffix != ".md":
+        print(
+            f"--report {given.report}: give a file that ends in .md; figures go into a folder beside it",
+            file=sys.stderr,
+        )
+        return 2
     path = given.report or REPORTS / f"accuracy-{datetime.now(UTC):%Y-%m-%d}.md"
     write_report(findings, path)
     _say(f"wrote {path}; {len(findings.missing)} of {len(comparison.tasks)} tasks have no record")
