@@ -29,6 +29,7 @@ from benchmarks.trials import TABLES, Cell, Table, Trained
 from d3tune.config import TrialConfig, metric_prefix
 from d3tune.data.registry import prepared_path
 from d3tune.errors import D3TuneError
+from d3tune.files import home_path
 from d3tune.method.memory import give_back
 from d3tune.method.trainer import DivergedError
 from d3tune.search.jobs import TrainingJob
@@ -68,7 +69,7 @@ class Recorder:
             UsageError: a setting is wrong, or the table is of another space.
         """
         request = Request(cell.dataset, cell.backbone, settings=tuple(settings))
-        dataset, self._search, self._space, self._config = resolved(request, None)
+        dataset, self._search, self._space, self._config = resolved(request, None, home_path())
         self.cell, self.table, self._commit = cell, Table(cell, tables), commit
         self._path = str(prepared_path(dataset))
         self.about = {

@@ -147,6 +147,12 @@ class SpaceFile(_Layer):
     overrides: list[Override] = Field(default_factory=list)
 
 
+class FrozenSpaceFile(SpaceFile):
+    """What run.yaml holds of a space."""
+
+    warm_start_of: list[str] = Field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Space:
     """The space of one search, overrides applied.
@@ -156,12 +162,14 @@ class Space:
         fixed: values that are not searched and differ from the configuration's defaults.
         parameters: searched ones; a condition names only earlier or fixed ones.
         warm_start: configurations to try first.
+        warm_start_of: what they were asked for as, where that depends on other runs, which change; else empty.
     """
 
     backbone: str
     fixed: dict[str, Any]
     parameters: dict[str, Parameter]
     warm_start: tuple[WarmStart, ...]
+    warm_start_of: tuple[str, ...] = ()
 
     def with_fixed(self, values: Mapping[str, Any]) -> "Space":
         """The space with some hyper-parameters set instead of searched."""
@@ -175,6 +183,7 @@ class Space:
             "fixed": self.fixed,
             "parameters": {name: item.model_dump(exclude_defaults=True) for name, item in self.parameters.items()},
             "warm_start": [point.model_dump() for point in self.warm_start],
+            **({"warm_start_of": list(self.warm_start_of)} if self.warm_start_of else {}),
         }
 
     @property
@@ -186,6 +195,11 @@ class Space:
         for point in value["warm_start"]:
             point.pop("source")
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def asked_hash(self) -> str:
+        """`hash`; of warm starts that depend on other runs, how they were asked for, whatever they are by now."""
+        return replace(self, warm_start=()).hash if self.warm_start_of else self.hash
 
 
 def load_space(
@@ -233,10 +247,10 @@ def load_space(
 def space_from_dict(value: dict[str, Any], config: type[TrialConfig], where: str) -> Space:
     """Read back `Space.to_dict`; raises `UsageError` like `load_space`."""
     try:
-        file = SpaceFile.model_validate(value)
+        file = FrozenSpaceFile.model_validate(value)
     except ValidationError as error:
         raise UsageError(f"{where}: {_fault(error)}") from None
-    space = Space(file.backbone, file.fixed, file.parameters, tuple(file.warm_start))
+    space = Space(file.backbone, file.fixed, file.parameters, tuple(file.warm_start), tuple(file.warm_start_of))
     check_space(space, config, where)
     return space
 

@@ -6,6 +6,9 @@ TEST_SELECTED = "test-selected"
 # what a newcomer types first: no download, a minute or two
 FIRST_SEARCH = "d3tune search --dataset hanzi --backbone gan --trials 12"
 
+# what --warm-start knows beside files and runs
+WARM_STARTS = ("shipped", "none", "leaderboard")
+
 _PASSWORDS = (
     # a password in a database's address may hold a slash and quotes, one in a server's may not
     (re.compile(r"""((?:postgresql|mysql|mssql)[\w+]*://[^\s:/@"']*):\S*@"""), r"\1:***@"),

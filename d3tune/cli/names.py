@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 import typer
 
+from d3tune.words import WARM_STARTS
+
 # a shell evaluates what it is offered: other names have to be typed
 PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 
@@ -66,6 +68,16 @@ def protocols() -> list[str]:
     from d3tune.config import SelectionProtocol
 
     return _choices(SelectionProtocol)
+
+
+def warm_starts() -> list[str]:
+    """Of a search's --warm-start; files are not offered."""
+    return [*WARM_STARTS, *runs()]
+
+
+def shared_warm_starts() -> list[str]:
+    """Of a sweep's --warm-start."""
+    return [*WARM_STARTS]
 
 
 def executors() -> list[str]:

@@ -75,7 +75,11 @@ def search(
         list[str] | None, typer.Option("--set", help="Fix a hyper-parameter: key=value; list shows all.")
     ] = None,
     warm_start: Annotated[
-        list[str] | None, typer.Option(help="Tried first: shipped, none, or exported configurations.")
+        list[str] | None,
+        typer.Option(
+            help="Tried first: shipped, none, a run's best, leaderboard, or exported configurations.",
+            autocompletion=names.warm_starts,
+        ),
     ] = None,
     objective: Objective = "H",
     protocol: Annotated[

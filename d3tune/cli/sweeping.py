@@ -34,6 +34,7 @@ from d3tune.cli.options import (
 from d3tune.cli.program import app
 from d3tune.cli.terminal import EXIT_INTERRUPTED, draining, put, say
 from d3tune.errors import D3TuneError
+from d3tune.words import WARM_STARTS
 
 if TYPE_CHECKING:
     from d3tune.search.sweep import Cell
@@ -50,7 +51,10 @@ def sweep(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Fix a hyper-parameter of all: key=value.")
     ] = None,
-    warm_start: Annotated[str, typer.Option(help="Tried first: shipped or none.")] = "shipped",
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(help="Tried first: shipped, none or leaderboard.", autocompletion=names.shared_warm_starts),
+    ] = None,
     objective: Objective = "H",
     val_split: ValSplit = 0,
     val_splits: ValSplits = 1,
@@ -86,7 +90,9 @@ def sweep(
     from d3tune.search.request import Request
     from d3tune.search.sweep import listed, prepare_sweep, run_sweep
 
-    one_of("--warm-start", warm_start, ("shipped", "none"))
+    warm_starts = tuple(warm_start or ("shipped",))
+    for choice in warm_starts:
+        one_of("--warm-start", choice, WARM_STARTS)
     options = PlanOptions(
         trials=trials,
         cpus_per_trial=cpus_per_trial,
@@ -107,7 +113,7 @@ def sweep(
         data_dir=data_dir,
         semantics=semantics,
         settings=tuple(settings or ()),
-        warm_start=(warm_start,),
+        warm_start=warm_starts,
         objective=objective,
         val_split=val_split,
         val_splits=val_splits,

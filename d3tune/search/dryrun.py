@@ -155,7 +155,7 @@ def dry_run(
     with closing(TemporaryFolder()) as folder, _home_at(folder.path / "home"):
         scratch = folder.path
         plan = make_plan(options, time_limit)
-        dataset, search, space, config = resolved(request, say)
+        dataset, search, space, config = resolved(request, say, own)
         with _home_at(own):
             path, run = _place(request, search, space, config)
         ledger, there = _ledger(run, search, space, config, scratch)

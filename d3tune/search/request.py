@@ -18,13 +18,14 @@ from d3tune.config import (
 )
 from d3tune.data.dataset import GZSLDataset
 from d3tune.data.registry import find_dataset, prepared_path
-from d3tune.documents import read_document
-from d3tune.errors import RunError, UsageError, meant, nearest, one_of
+from d3tune.errors import RunError, UsageError, nearest, one_of
+from d3tune.files import home_path
 from d3tune.method.generators import load_backbone
 from d3tune.search.extending import shortened
 from d3tune.search.run import RunDirectory, create_run, extend_run, open_run
 from d3tune.search.sampling import make_sampler
-from d3tune.space import Space, WarmStart, check_space, contains, load_space
+from d3tune.search.warm_starts import WarmStarts, depends_on_runs, remembered
+from d3tune.space import Space, check_space, load_space
 from d3tune.yamlfile import parse_yaml
 
 
@@ -64,7 +65,7 @@ def prepare_run(request: Request, say: Callable[[str], None] | None = None) -> t
         UsageError: the request is wrong.
         RunError: the run directory holds something else.
     """
-    dataset, search, space, config = resolved(request, say)
+    dataset, search, space, config = resolved(request, say, home_path())
     if request.extend:
         run, new = _extended(request, search, space, config, say), False
     else:
@@ -74,13 +75,14 @@ def prepare_run(request: Request, say: Callable[[str], None] | None = None) -> t
 
 
 def resolved(
-    request: Request, say: Callable[[str], None] | None
+    request: Request, say: Callable[[str], None] | None, root: Path
 ) -> tuple[GZSLDataset, SearchConfig, Space, type[TrialConfig]]:
     """What a request names: the prepared dataset, the search, its space, and its backbone's configuration class.
 
     Args:
         request: what the user asked for.
         say: see `prepare_run`.
+        root: ``$D3TUNE_HOME``, whose runs warm starts may be taken from.
 
     Raises:
         UsageError: the request is wrong.
@@ -89,7 +91,7 @@ def resolved(
     dataset = find_dataset(request.dataset, request.data_dir, request.semantics)
     search = _search_config(request, dataset)
     make_sampler(search.sampler, 0, 0)
-    return dataset, search, _resolved_space(request, dataset, backbone.config, say), backbone.config
+    return dataset, search, _resolved_space(request, dataset, search, backbone.config, say, root), backbone.config
 
 
 def run_to_extend(request: Request) -> RunDirectory:
@@ -184,54 +186,25 @@ def _search_config(request: Request, dataset: GZSLDataset) -> SearchConfig:
 
 
 def _resolved_space(
-    request: Request, dataset: GZSLDataset, config: type[TrialConfig], say: Callable[[str], None] | None
+    request: Request,
+    dataset: GZSLDataset,
+    search: SearchConfig,
+    config: type[TrialConfig],
+    say: Callable[[str], None] | None,
+    root: Path,
 ) -> Space:
     told = say if request.space is not None else None
-    space = load_space(request.backbone, config, dataset.name, dataset.features.shape[1], request.space, told)
-    settings = parse_settings(request.settings, config, space.fixed)
-    space = _with_warm_starts(space, request.warm_start, config)
+    base = load_space(request.backbone, config, dataset.name, dataset.features.shape[1], request.space, told)
+    settings = parse_settings(request.settings, config, base.fixed)
+    words = request.warm_start if any(map(depends_on_runs, request.warm_start)) else ()
+    space = replace(base, warm_start=(), warm_start_of=words).with_fixed(settings)
+    points = remembered(space, search, request.run_dir, root) if words else None
+    if points is None:
+        points = WarmStarts(base, space, config, search, root, say).points(request.warm_start)
     points = tuple(
         point.model_copy(update={"values": {k: v for k, v in point.values.items() if k not in settings}})
-        for point in space.warm_start
+        for point in points
     )
-    space = Space(space.backbone, space.fixed, space.parameters, points).with_fixed(settings)
+    space = replace(space, warm_start=points)
     check_space(space, config, "--set")
     return space
-
-
-def _with_warm_starts(space: Space, choices: Sequence[str], config: type[TrialConfig]) -> Space:
-    points: list[WarmStart] = []
-    for choice in choices:
-        if choice == "shipped":
-            points += space.warm_start
-        elif choice != "none":
-            if not Path(choice).exists():
-                hint = meant(choice, ("shipped", "none"))
-                raise UsageError(f"--warm-start {choice}: cannot read: there is no such file{hint}")
-            points.append(_warm_start_file(Path(choice), space, config))
-    return Space(space.backbone, space.fixed, space.parameters, tuple(points))
-
-
-def _warm_start_file(path: Path, space: Space, config: type[TrialConfig]) -> WarmStart:
-    document = read_document(path)
-    values = document.get("config")
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: no 'config' mapping; --warm-start takes shipped, none or an exported configuration")
-    made_for = document.get("backbone", space.backbone)
-    try:
-        validated(config, values, str(path))
-    except UsageError:
-        if made_for == space.backbone:
-            raise
-        raise UsageError(
-            f"{path}: a configuration of backbone '{made_for}', but '{space.backbone}' is searched; "
-            f"give one of '{space.backbone}', or --backbone {made_for}"
-        ) from None
-    settled = {**config(**space.fixed).model_dump(mode="json"), **values, **space.fixed}
-    # an exported configuration has a value of every key; where its condition does not hold it is of no choice
-    active = [name for name, parameter in space.parameters.items() if parameter.active(settled)]
-    searched = {name: values[name] for name in active if name in values}
-    for name, value in searched.items():
-        if not contains(space.parameters[name], value):
-            raise UsageError(f"{path}: {name}: {value!r} is outside the space's interval or choices")
-    return WarmStart(name=path.stem, source=str(path.name), values=searched)

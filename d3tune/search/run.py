@@ -1,6 +1,5 @@
 """A run directory: the frozen search, its study, its trials and what came of it."""
 
-import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -21,7 +20,6 @@ from d3tune.files import (
     home,
     home_path,
     parse_json,
-    slug,
     writable_directory,
     write_json,
     write_new,
@@ -31,6 +29,7 @@ from d3tune.method.generators import load_backbone
 from d3tune.search.extending import Extension, differences, search_faults, shortened, space_faults
 from d3tune.search.faults import INTACT
 from d3tune.search.lock import owned, refuse_shared
+from d3tune.search.places import default_path
 from d3tune.search.study import read_trials
 from d3tune.search.summaries import SUMMARY_FILE, damage, read_summary
 from d3tune.space import Space, space_from_dict
@@ -212,11 +211,7 @@ def find_run(
     Raises:
         RunError: see `create_run`.
     """
-    if path is None:
-        text = search.model_dump_json() + space.hash
-        digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-        path = root() / "runs" / f"{slug(search.dataset)}-{search.backbone}-s{search.seed}-{digest}"
-    path = path.absolute()
+    path = (default_path(search, space, root()) if path is None else path).absolute()
     if (path / RUN_FILE).exists():
         run = open_run(str(path))
         _refuse_difference(run, search, space)

@@ -62,14 +62,15 @@ def damage(path: Path) -> str:
     return f"{path}: damaged; d3tune resume {quote(str(path.parent))} writes it again from the study"
 
 
-def summaries(say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+def summaries(say: Callable[[str], None] | None = None, place: Path | None = None) -> list[dict[str, Any]]:
     """The summaries of all runs under ``$D3TUNE_HOME/runs``; damaged ones, and what others may write, are left out.
 
     Args:
         say: takes one line for each damaged one.
+        place: another folder of runs.
     """
     found = []
-    for path in sorted((home() / "runs").glob(f"*/{SUMMARY_FILE}")):
+    for path in sorted((place or home() / "runs").glob(f"*/{SUMMARY_FILE}")):
         try:
             refuse_shared(path.parent)
         except RunError:

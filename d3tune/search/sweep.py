@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from d3tune.errors import D3TuneError, RunError, UsageError
-from d3tune.files import slug
+from d3tune.files import home_path, slug
 from d3tune.search.executor import StopSignal
 from d3tune.search.executor.choice import open_executor
 from d3tune.search.executor.shared import PATIENCE, POLL_SECONDS, Seat, Shared
@@ -79,13 +79,18 @@ def prepare_sweep(
         name = _checked(cell)
         place = None if folder is None else folder / f"{slug(name)}-{cell.backbone}"
         placed.setdefault((name, cell.backbone), replace(cell, run_dir=place))
-    return [Cell(prepare_run(cell, say)[0]) for cell in placed.values()]
+    return [Cell(prepare_run(cell, _named(say, f"{name} {cell.backbone}"))[0]) for (name, _), cell in placed.items()]
+
+
+def _named(say: Say, name: str) -> Say:
+    """Lines that begin with a cell's name."""
+    return lambda line: say(f"{name}  {line}")
 
 
 def _checked(request: Request) -> str:
     """The name of a search's dataset, once all that it asks for is known to be right."""
     try:
-        return resolved(request, None)[1].dataset
+        return resolved(request, None, home_path())[1].dataset
     except UsageError as error:
         raise UsageError(f"{request.dataset} {request.backbone}: {error}") from None
 
@@ -137,9 +142,7 @@ def _joined(threads: Sequence[threading.Thread], stop: StopSignal) -> None:
 
 
 def _carry_out(cell: Cell, plan: Plan, seat: Seat, stop: StopSignal, say: Say) -> None:
-    def named(line: str) -> None:
-        say(f"{cell.name}  {line}")
-
+    named = _named(say, cell.name)
     try:
         cell.outcome = run_search(cell.run, plan, stop, named, seat)
     except BaseException as error:
