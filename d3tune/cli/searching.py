@@ -13,6 +13,7 @@ from d3tune.cli.options import (
     Baselines,
     Concurrency,
     ConfirmSeeds,
+    ConfirmTop,
     CpusPerTrial,
     DataDir,
     Executor,
@@ -102,6 +103,7 @@ def search(
     executor: Executor = "ray",
     address: Address = None,
     confirm_seeds: ConfirmSeeds = 5,
+    confirm_top: ConfirmTop = 1,
     baselines: Baselines = False,
     trial_timeout: TrialTimeout = None,
     keep_weights: KeepWeights = 3,
@@ -123,6 +125,7 @@ def search(
     if settings == ["list"]:
         _list_settings(backbone, as_json)
         return
+    from d3tune.search.choice import check_top
     from d3tune.search.planning import PlanOptions, make_plan, parse_gpus
     from d3tune.search.request import Request, prepare_run
 
@@ -134,6 +137,7 @@ def search(
         executor=executor,
         address=address,
         confirm_seeds=confirm_seeds,
+        confirm_top=confirm_top,
         baselines=baselines,
         tracking_uri=tracking_uri,
         trial_timeout=trial_timeout,
@@ -164,6 +168,7 @@ def search(
         _dry_run(request, options, time, as_json)
         return
     plan = make_plan(options, time)
+    check_top(plan.confirm_top, protocol)
     run, new = prepare_run(request, say)
     say(f"run {run.path}" if new else f"going on with run {run.path}")
     _carry_out(run, plan, as_json, verbose)
@@ -182,6 +187,7 @@ def resume(
     executor: Annotated[str | None, typer.Option(help="ray or local" + RESUMED, autocompletion=names.executors)] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to join, or none" + RESUMED)] = None,
     confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds that confirm the winner" + RESUMED)] = None,
+    confirm_top: Annotated[int | None, typer.Option(help="Trials that fresh seeds choose among" + RESUMED)] = None,
     baselines: Annotated[
         bool | None, typer.Option("--baselines/--no-baselines", help="Also gaussian and ESZSL" + RESUMED)
     ] = None,
@@ -207,6 +213,7 @@ def resume(
         "executor": executor,
         "address": address,
         "confirm_seeds": confirm_seeds,
+        "confirm_top": confirm_top,
         "baselines": baselines,
         "trial_timeout": trial_timeout,
         "keep_weights": keep_weights,

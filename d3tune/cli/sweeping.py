@@ -11,6 +11,7 @@ from d3tune.cli.options import (
     Baselines,
     Concurrency,
     ConfirmSeeds,
+    ConfirmTop,
     CpusPerTrial,
     DataDir,
     Executor,
@@ -69,6 +70,7 @@ def sweep(
     executor: Executor = "ray",
     address: Address = None,
     confirm_seeds: ConfirmSeeds = 5,
+    confirm_top: ConfirmTop = 1,
     baselines: Baselines = False,
     trial_timeout: TrialTimeout = None,
     keep_weights: KeepWeights = 3,
@@ -101,6 +103,7 @@ def sweep(
         executor=executor,
         address=address,
         confirm_seeds=confirm_seeds,
+        confirm_top=confirm_top,
         baselines=baselines,
         tracking_uri=tracking_uri,
         trial_timeout=trial_timeout,
@@ -155,6 +158,7 @@ def _state(cell: "Cell") -> str:
         return f"no winner; see it, or go on, with: {cell.run.resume_command}"
     counted = ", ".join(f"{n} {state}" for state, n in outcome.counts.items() if n)
     winner = f"winner: trial {outcome.winner.number}, {cell.run.search.searched_metric} {outcome.winner.value:.3f}"
+    winner += "" if outcome.choice is None else f", chosen with fresh seeds: trial {outcome.choice.chosen}"
     further = f"; stopped, go on with: {cell.run.resume_command}" if outcome.interrupted else ""
     return f"{counted}; {winner}{further}"
 

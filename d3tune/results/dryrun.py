@@ -38,7 +38,7 @@ def _configuration(dry: "DryRun") -> str:
         "seed": str(search.seed),
         "trials": f"{plan.trials}{limit}",
         "budget of a trial": f"{dry.budget['updates']} updates, {dry.budget['evaluations']} evaluations",
-        "confirmation": plural(plan.confirm_seeds, "fresh seed") if plan.confirm_seeds else "none",
+        "confirmation": _confirmation(dry),
         "baselines": "gaussian, ESZSL" if plan.baselines else "none",
         "executor": plan.resources.executor,
         "MLflow": "in $D3TUNE_HOME" if dry.default_store else plan.tracking_uri,
@@ -46,6 +46,14 @@ def _configuration(dry: "DryRun") -> str:
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _confirmation(dry: "DryRun") -> str:
+    plan = dry.plan
+    if not plan.confirm_seeds:
+        return "none"
+    among = f", of one chosen with fresh seeds among the best {plan.confirm_top}" if plan.confirm_top > 1 else ""
+    return plural(plan.confirm_seeds, "fresh seed") + among
 
 
 def _space(dry: "DryRun") -> str:

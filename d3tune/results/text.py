@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from d3tune.search.chosen import choice_lines
 from d3tune.words import TEST_SELECTED, plural
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
         value = f"{search.searched_metric} {outcome.winner.value:.3f}{note}"
         lines.append(f"winner: trial {outcome.winner.number}, {value}")
     if outcome.test is not None:
+        if outcome.choice is not None:
+            lines += choice_lines(outcome.choice.to_dict(), search.searched_metric)
         lines.append(test_line(outcome.test))
         lines.append(f"best configuration: {outcome.run.best}")
     lines.append(f"run: {outcome.run.path} ({_size(outcome.bytes)})")

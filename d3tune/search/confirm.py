@@ -140,14 +140,8 @@ def select(
     """
     curves = _curves(job, seeds, executor, stop, store, earlier)
     prefix = metric_prefix(job.protocol)
-    heads = sorted({key.split("/")[1] for key in curves[0][0].metrics if key.count("/") == 2})
-    candidates = [
-        (fmean(rows[index].metrics[f"{prefix}/{head}/{job.objective}"] for rows in curves), -index, head)
-        for index in range(len(curves[0]))
-        for head in heads
-    ]
-    _, negative_index, head = max(candidates)
-    chosen = [rows[-negative_index] for rows in curves]
+    index, head = point_of(curves, job)
+    chosen = [rows[index] for rows in curves]
     shown = "H_raw" if job.objective == "H_raw" else "H"
     offset = median(report.metrics[f"{prefix}/{head}/seen_offset"] for report in chosen)
     return Selection(
@@ -164,6 +158,54 @@ def select(
         device=job.device,
         compile=job.compile,
     )
+
+
+def point_of(curves: Sequence[Sequence[Report]], job: TrainingJob) -> tuple[int, str]:
+    """The evaluation and the head with the largest objective of the mean curve.
+
+    Args:
+        curves: the reports of a configuration, one list a seed.
+        job: names protocol and objective.
+    """
+    prefix = metric_prefix(job.protocol)
+    heads = sorted({key.split("/")[1] for key in curves[0][0].metrics if key.count("/") == 2})
+    candidates = [
+        (fmean(rows[index].metrics[f"{prefix}/{head}/{job.objective}"] for rows in curves), -index, head)
+        for index in range(len(curves[0]))
+        for head in heads
+    ]
+    _, negative_index, head = max(candidates)
+    return -negative_index, head
+
+
+def curves_with(
+    seed: int, jobs: Sequence[tuple[TrainingJob, Path]], executor: Executor, stop: StopSignal
+) -> list[list[Report] | ConfirmationFailedError]:
+    """The reports of several configurations, each with the same fresh seed, on the selecting protocol.
+
+    Args:
+        seed: a fresh one.
+        jobs: configurations, each with the store that `select` takes its curves from.
+        executor: where to train.
+        stop: ends between jobs.
+
+    Returns:
+        For each job its reports, or why its training failed.
+    """
+
+    def train(some: Sequence[tuple[TrainingJob, Path]]) -> list[list[Report] | ConfirmationFailedError]:
+        items = [(_with_seed(job, seed),) for job, _ in some]
+        paths = [store / f"{job.protocol}-seed-{seed}" for job, store in some]
+        rows = _stored_map(curve, items, [path.name for path in paths], executor, stop, [path.parent for path in paths])
+        return [[Report.from_dict(row) for row in reports] for reports in rows]
+
+    try:
+        return train(jobs)
+    except ConfirmationFailedError as error:
+        if len(jobs) == 1:
+            return [error]
+    # which one it was is found out one by one; what the others have is kept
+    return [found for job in jobs for found in curves_with(seed, [job], executor, stop)]
 
 
 def evaluate(
@@ -285,8 +327,8 @@ def _stored_map(
     names: Sequence[str],
     executor: Executor,
     stop: StopSignal,
-    store: Path | None,
-    earlier: Path | None,
+    store: Path | Sequence[Path] | None,
+    earlier: Path | None = None,
     further: Mapping[int, tuple[Any, ...]] | None = None,
 ) -> list[Any]:
     """`Executor.map` that keeps each result in a JSON file and does not compute a stored one again.
@@ -300,7 +342,7 @@ def _stored_map(
         names: of their files.
         executor: where.
         stop: ends between items.
-        store: directory of the files; None keeps nothing.
+        store: directory of the files, or one for each item; None keeps nothing.
         earlier: see `select`.
         further: arguments of some items that leave their results as they are; such an item is computed in any case.
 
@@ -310,10 +352,11 @@ def _stored_map(
     further = further or {}
     keys = [_key(function, item) for item in items]
     results: dict[int, Any] = {}
-    if store is not None:
-        store.mkdir(parents=True, exist_ok=True)
-    for place in (earlier, store):
-        for index, name in enumerate(names):
+    stores = [store] * len(items) if store is None or isinstance(store, Path) else store
+    for folder in filter(None, stores):
+        folder.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(names):
+        for place in (earlier, stores[index]):
             value = None if place is None else _stored(place / f"{name}.json", keys[index])
             if value is not None:
                 results[index] = value
@@ -322,8 +365,9 @@ def _stored_map(
     def keep(position: int, value: Any) -> None:
         index = missing[position]
         results[index] = value
-        if store is not None:
-            write_json(store / f"{names[index]}.json", {"key": keys[index], "value": value})
+        place = stores[index]
+        if place is not None:
+            write_json(place / f"{names[index]}.json", {"key": keys[index], "value": value})
 
     try:
         executor.map(function, [(*items[index], *further.get(index, ())) for index in missing], stop, keep)

@@ -17,6 +17,7 @@ from d3tune.data.registry import prepared_path
 from d3tune.errors import D3TuneError, RunError
 from d3tune.files import HOME_ADVICE, check_writable, home_path
 from d3tune.search.checkpoint import KEEP
+from d3tune.search.choice import check_top, choice_rounds
 from d3tune.search.executor.temporary import TemporaryFolder
 from d3tune.search.going_on import refuse_lost_journal
 from d3tune.search.jobs import TrainingJob
@@ -74,7 +75,7 @@ class Estimate:
     Attributes:
         trial_seconds: of one trial of the full budget.
         search_seconds: of all trials that are left.
-        confirm_seconds: of the confirmation.
+        confirm_seconds: of the confirmation, and of the choice before it.
         disk_bytes: of the run directory in the end.
         most_disk_bytes: with the checkpoints of running trials.
     """
@@ -150,6 +151,7 @@ def dry_run(
     Raises:
         D3TuneError: whatever the search would refuse before its first trial; or the first one cannot be trained.
     """
+    check_top(options.confirm_top, request.protocol)
     own = home_path()
     check_writable(own, HOME_ADVICE)
     with closing(TemporaryFolder()) as folder, _home_at(folder.path / "home"):
@@ -209,7 +211,11 @@ def estimate(
         search = min(search, plan.seconds + trial)
     # each seed on the selecting protocol, then once on all of trainval with a single evaluation
     tested = (training + measured.evaluation_seconds) / n_splits
-    confirm = math.ceil(plan.confirm_seeds / at_once) * (trial + tested)
+    rounds = choice_rounds(min(plan.confirm_top, plan.trials)) if plan.confirm_seeds else []
+    chosen = sum(math.ceil(candidates / at_once) for candidates in rounds) * trial
+    # the rounds' seeds are the first of the confirmation's
+    validated = math.ceil(max(plan.confirm_seeds - len(rounds), 0) / at_once) * trial
+    confirm = chosen + validated + math.ceil(plan.confirm_seeds / at_once) * tested
     # the study has each report, and the trial's record
     records = 2 * plan.trials * budget["evaluations"] * measured.report_bytes
     kept = min(plan.keep_weights, plan.trials) * measured.weights_bytes + records
@@ -344,6 +350,7 @@ def _limits(plan: Plan) -> dict[str, Any]:
         "trials": plan.trials,
         "seconds": plan.seconds,
         "confirm_seeds": plan.confirm_seeds,
+        "confirm_top": plan.confirm_top,
         "baselines": plan.baselines,
         "keep_weights": plan.keep_weights,
         "trial_timeout": plan.trial_timeout,

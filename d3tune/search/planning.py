@@ -38,6 +38,7 @@ class PlanOptions(BaseModel):
     executor: str = "ray"
     address: str | None = None
     confirm_seeds: int = 5
+    confirm_top: int = 1
     baselines: bool = False
     tracking_uri: str | None = None
     trial_timeout: str | float | None = None
@@ -59,7 +60,7 @@ def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed:
         UsageError: a number is out of range, more is asked for than this machine has, no cluster answers at the
             address, or a URI is wrong.
     """
-    for option, least in (("trials", 1), ("confirm_seeds", 0), ("keep_weights", 0)):
+    for option, least in (("trials", 1), ("confirm_seeds", 0), ("confirm_top", 1), ("keep_weights", 0)):
         if getattr(options, option) < least:
             raise UsageError(f"{_option(option)} {getattr(options, option)}: must be {least} or more")
     if retry_failed < 0:
@@ -79,6 +80,7 @@ def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed:
         study_url=study_url(options.study_url, tracking_uri),
         auto_gpus=options.gpus_per_trial == AUTO,
         measured_gpus=options.measured_gpus if options.gpus_per_trial == AUTO else None,
+        confirm_top=options.confirm_top,
     )
 
 

@@ -16,6 +16,7 @@ from d3tune.method.generators import load_backbone
 from d3tune.search import packing
 from d3tune.search.analysis import ANALYSIS_FILE
 from d3tune.search.baselines import METHODS, baseline
+from d3tune.search.choice import Choice, check_top, choose
 from d3tune.search.confirm import (
     Selection,
     TestResult,
@@ -28,6 +29,7 @@ from d3tune.search.confirmed_model import ModelRequest
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.choice import open_executor
 from d3tune.search.executor.site import Site
+from d3tune.search.exported import confirmation_store
 from d3tune.search.going_on import Say, refuse_lost_journal, refuse_other_content, say_lost, say_mended
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import Keeper, bytes_used
@@ -63,6 +65,7 @@ class Plan:
         auto_gpus: whether ``resources.gpus_per_trial`` is what a trial is measured to need.
         measured_gpus: that, as an earlier command measured it; None where it is to be measured, on the whole GPU of
             ``resources``.
+        confirm_top: among how many of the best trials the one to confirm is chosen with fresh seeds.
     """
 
     trials: int
@@ -79,6 +82,7 @@ class Plan:
     study_url: str | None = None
     auto_gpus: bool = False
     measured_gpus: float | None = None
+    confirm_top: int = 1
 
     def to_options(self) -> dict[str, Any]:
         """What a resume without options shall do again; the time limit was for one command alone."""
@@ -88,6 +92,7 @@ class Plan:
             **({"gpus_per_trial": "auto"} if self.auto_gpus else {}),
             "measured_gpus": self.measured_gpus,
             "confirm_seeds": self.confirm_seeds,
+            **({"confirm_top": self.confirm_top} if self.confirm_top > 1 else {}),
             "baselines": self.baselines,
             # the store of this home: a run that is moved to another home goes on with that one's
             "tracking_uri": None if self.tracking_uri == default_uri() else self.tracking_uri,
@@ -106,6 +111,8 @@ class Outcome:
         run: its directory.
         counts: trials by state.
         winner: the best COMPLETE trial, None where a search was stopped before there was one.
+        choice: how another was chosen among the best, where that was asked for.
+        confirmed: the trial that was confirmed: the winner, or what was chosen.
         selection: what validation fixed for it.
         test: its confirmed test result.
         baselines: rows of `baseline`.
@@ -119,6 +126,8 @@ class Outcome:
     run: RunDirectory
     counts: dict[str, int] = field(default_factory=dict)
     winner: FrozenTrial | None = None
+    choice: Choice | None = None
+    confirmed: FrozenTrial | None = None
     selection: Selection | None = None
     test: TestResult | None = None
     baselines: list[dict[str, Any]] = field(default_factory=list)
@@ -153,6 +162,7 @@ def run_search(
         NoUsableTrialError: every trial failed.
         D3TuneError: the dataset is gone or changed, a trial can never fit, or the run directory cannot be written.
     """
+    check_top(plan.confirm_top, run.search.protocol)
     config = load_backbone(run.search.backbone).config
     refuse_other_content(run)
     refuse_lost_journal(run)
@@ -187,7 +197,7 @@ def run_search(
                 refuse_without_winner(ledger.trials(), left, run.resume_command)
                 if left:
                     say(left_line(left, plan.trials, run.resume_command))
-                _confirm(outcome, plan, executor, stop, say)
+                _confirm(outcome, plan, ledger, executor, stop, say)
                 outcome.baselines = _baselines(run, plan, executor, stop, say)
             progress.enter("ending")
         state = "interrupted" if ledger.n_left else "done"
@@ -321,10 +331,25 @@ def _run_trials(
     )
 
 
-def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal, say: Say) -> None:
-    if plan.confirm_seeds == 0 or outcome.winner is None:
+def _chosen(
+    outcome: Outcome, plan: Plan, ledger: Ledger, executor: Executor, stop: StopSignal, say: Say
+) -> FrozenTrial | None:
+    """The trial to confirm; None for none."""
+    if plan.confirm_seeds == 0 or plan.confirm_top == 1:
+        return outcome.winner if plan.confirm_seeds else None
+
+    def job(trial: FrozenTrial) -> TrainingJob:
+        return training_job(outcome.run, trial.user_attrs["config"], plan.resources)
+
+    outcome.choice = choose(outcome.run, ledger.trials(), plan.confirm_top, job, executor, stop, say)
+    return outcome.winner if outcome.choice is None else ledger.trial(outcome.choice.chosen)
+
+
+def _confirm(outcome: Outcome, plan: Plan, ledger: Ledger, executor: Executor, stop: StopSignal, say: Say) -> None:
+    trial = _chosen(outcome, plan, ledger, executor, stop, say)
+    if trial is None:
         return
-    run, trial = outcome.run, outcome.winner
+    run = outcome.run
     earlier = run.read_summary() or {}
     value = f"{run.search.searched_metric} {trial.value:.3f}"
     say(confirming_line(earlier, trial.number, value, plan.confirm_seeds))
@@ -332,15 +357,17 @@ def _confirm(outcome: Outcome, plan: Plan, executor: Executor, stop: StopSignal,
     n_seeds = max(plan.confirm_seeds, seeds_before(earlier, trial.number))
     seeds = confirmation_seeds(run.search.seed, n_seeds)
     job = training_job(run, trial.user_attrs["config"], plan.resources)
-    store = run.path / "confirm" / f"trial-{trial.number:05d}"
+    store = confirmation_store(run, trial.number)
     outcome.selection = select(job, seeds, executor, stop, store)
     searched = {"searched_metric": run.search.searched_metric, "searched_value": trial.value}
-    source = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
+    source: dict[str, Any] = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
     model = ModelRequest(store / "model", source, place=run.model)
     analysis = store / ANALYSIS_FILE
     outcome.test = evaluate(job, outcome.selection, seeds, executor, stop, store, analysis=analysis, model=model)
     if outcome.test.protocol == "test" and not run.model.exists():
         say(f"backbone '{run.search.backbone}': its head '{outcome.selection.head}' cannot be saved: there is no model")
+    outcome.confirmed = trial
+    source |= {} if outcome.choice is None else {"choice": outcome.choice.to_dict()}
     document = configuration_document(job, dataset_identity(run), outcome.selection, outcome.test, source)
     write_text(run.best, dump_yaml(document))
 

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import SearchConfig, metric_prefix
 from d3tune.files import slug
+from d3tune.search.chosen import choice_lines, choice_of
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.reports import Report, best_report
 from d3tune.search.run import RunDirectory
@@ -137,7 +138,11 @@ def end_tags(run: RunDirectory, summary: Mapping[str, Any]) -> dict[str, str]:
         lines.append(f"Best trial: `{name}`, {run.search.searched_metric} {best['value']:.4f}.")
     if summary["test"] is not None:
         confirmed, best = summary.get("confirmed_trial"), (summary["winner"] or {}).get("trial")
-        if confirmed not in (None, best):
+        choice = choice_of(summary)
+        if choice is not None:
+            lines.append(f"Confirmed, chosen with fresh seeds: `{child_name(run.search, choice['chosen'])}`.")
+            lines += [line[0].upper() + line[1:] + "." for line in choice_lines(choice, run.search.searched_metric)]
+        elif confirmed not in (None, best):
             lines.append(f"Confirmed, the best of an earlier command: `{child_name(run.search, confirmed)}`.")
         lines.append(f"{_confirmed(summary['test'])} The configuration is in `best.yaml`.")
     tags = {NOTE_TAG: "\n\n".join([*lines, _commands(run)])}

@@ -1,5 +1,6 @@
 """How far a study is, kept as its trials begin and end: a long search cannot list them all at each."""
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -39,5 +40,16 @@ class Standing:
 
 def winner(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     """The COMPLETE trial with the largest value, the earliest of equals; None where there is none."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)]
-    return max(complete, key=lambda t: (t.value, -t.number)) if complete else None
+    return next(iter(best_of(trials, 1)), None)
+
+
+def best_of(trials: Iterable[FrozenTrial], count: int) -> list[FrozenTrial]:
+    """The COMPLETE trials with the largest values, the largest first, the earlier of equals first.
+
+    Args:
+        trials: of a study.
+        count: how many at most.
+    """
+    complete = [(t.value, -t.number, t) for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    finite = (item for item in complete if math.isfinite(item[0]))
+    return [trial for *_, trial in heapq.nlargest(count, finite, key=lambda item: item[:2])]

@@ -49,15 +49,18 @@ def summarise(outcome: "Outcome", trials: Sequence[FrozenTrial], state: str) -> 
 def _confirmed(outcome: "Outcome") -> dict[str, Any]:
     """What was confirmed by this command, or else by an earlier one: a result is never dropped for a newer nothing."""
     earlier = outcome.run.read_summary() or {}
-    if outcome.test is None or outcome.selection is None or outcome.winner is None:
+    choice = None if outcome.choice is None else outcome.choice.to_dict()
+    if outcome.test is None or outcome.selection is None or outcome.confirmed is None:
+        choice = earlier.get("choice")
         found = {key: earlier.get(key) for key in ("confirmed_trial", "configuration", "selection", "test")}
     else:
         found = {
-            "confirmed_trial": outcome.winner.number,
-            "configuration": configuration_id(outcome.run.search.backbone, outcome.winner.user_attrs[CONFIG_ATTR]),
+            "confirmed_trial": outcome.confirmed.number,
+            "configuration": configuration_id(outcome.run.search.backbone, outcome.confirmed.user_attrs[CONFIG_ATTR]),
             "selection": outcome.selection.model_dump(mode="json"),
             "test": outcome.test.to_dict(),
         }
+    found |= {} if choice is None else {"choice": choice}
     return {**found, "baselines": outcome.baselines or earlier.get("baselines", [])}
 
 

@@ -1,12 +1,9 @@
 """What a search tries first: the space's own points, exported configurations, and what earlier runs found."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from optuna.trial import TrialState
 
 from d3tune.config import SearchConfig, TrialConfig, validated
 from d3tune.documents import read_document
@@ -17,6 +14,7 @@ from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.places import default_path
 from d3tune.search.run import RUN_FILE, RunDirectory, open_run
 from d3tune.search.sampling import enqueue_params
+from d3tune.search.standing import best_of
 from d3tune.search.study import read_trials
 from d3tune.search.summaries import summaries
 from d3tune.space import Parameter, Space, WarmStart, contains, is_integer
@@ -140,15 +138,10 @@ class WarmStarts:
                 f"--warm-start {choice}: a {TEST_SELECTED} run (protocol {run.search.protocol}), whose trials the test "
                 "sets chose; give one of protocol validation"
             )
-        complete = [
-            (-trial.value, trial.number, trial)
-            for trial in read_trials(run.journal)
-            if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
-        ]
-        if not complete:
+        best = best_of(read_trials(run.journal), OF_A_RUN)
+        if not best:
             raise UsageError(f"--warm-start {choice}: no complete trial yet; go on with: {run.resume_command}")
-        best = sorted(complete, key=lambda item: item[:2])[:OF_A_RUN]
-        return [_found(run, number, trial.user_attrs[CONFIG_ATTR]) for _, number, trial in best]
+        return [_found(run, trial.number, trial.user_attrs[CONFIG_ATTR]) for trial in best]
 
     def _confirmed(self) -> Iterator[Found]:
         """What other searches confirmed, on other data or of other backbones, the best validation H first."""

@@ -111,7 +111,7 @@ def tested_point(summary: Mapping[str, Any]) -> Tested | None:
 
 
 def confirmed_before(summary: Mapping[str, Any]) -> int | None:
-    """The trial that was confirmed, where a later command found another winner; None where it is the winner."""
+    """The trial that was confirmed, where it was chosen or is an earlier command's; None where it is the winner."""
     confirmed, winner = summary.get("confirmed_trial"), summary.get("winner")
     found = winner.get("trial") if isinstance(winner, dict) else None
     return confirmed if isinstance(confirmed, int) and confirmed != found else None

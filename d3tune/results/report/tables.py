@@ -7,6 +7,7 @@ from d3tune.results.leaderboard import summary_row
 from d3tune.results.markup import html_paragraph, html_table, with_sd
 from d3tune.results.report.material import SPREAD, Material
 from d3tune.results.report.resources import spent
+from d3tune.search.chosen import choice_lines, choice_of
 from d3tune.search.summary import dataset_identity
 from d3tune.words import TEST_SELECTED, masked, plural
 
@@ -45,8 +46,10 @@ def outcome(material: Material) -> list[str]:
 
 
 def configuration(material: Material) -> list[str]:
-    """A table of the winner's searched hyper-parameters, and one of the others."""
-    trial = material.winner
+    """A table of the searched hyper-parameters of the winner, or of what was chosen, and one of the others."""
+    choice = choice_of(material.summary)
+    chosen = None if choice is None else choice["chosen"]
+    trial = next((trial for trial in material.tried if trial.number == chosen), material.winner)
     if trial is None:
         return []
     searched, fixed = [], []
@@ -115,9 +118,26 @@ def _selection(material: Material) -> list[str]:
         lacks = material.summary.get("test") is not None
         return [*sentences, SUMMARY_LACKS if lacks else "It has not been confirmed: there is no test result."]
     number = material.summary.get("confirmed_trial")
-    if isinstance(number, int) and number != trial.number:
+    choice = choice_of(material.summary)
+    if choice is not None:
+        sentences += _choice(choice, metric)
+    elif isinstance(number, int) and number != trial.number:
         sentences.append(f"What was confirmed is trial {number}, the winner of an earlier command, not this one.")
     return [*sentences, _confirmation(material, row)]
+
+
+def _choice(choice: Mapping[str, Any], metric: str) -> list[str]:
+    """What was confirmed in place of the winner, or that it was the winner, and why."""
+    try:
+        lines = choice_lines(choice, metric)
+    except (KeyError, TypeError, ValueError):
+        return [SUMMARY_LACKS]
+    return [
+        f"The best {len(choice['candidates'])} trials were trained again on the validation protocol with seeds that no "
+        "trial had, and the worse half was given up each round: what they had in the search took no part in it. "
+        f"Confirmed: trial {choice['chosen']}.",
+        *(f"{line[0].upper()}{line[1:]}." for line in lines),
+    ]
 
 
 def _confirmation(material: Material, row: Mapping[str, Any]) -> str:
