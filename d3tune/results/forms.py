@@ -8,6 +8,7 @@ from typing import Any
 from d3tune.documents import json_text
 from d3tune.method.generators import load_backbone
 from d3tune.results.markup import plain, with_sd
+from d3tune.search.chosen import choice_lines
 from d3tune.words import TEST_SELECTED, plural
 from d3tune.yamlfile import dump_yaml
 
@@ -120,7 +121,7 @@ def _provenance(document: Document) -> list[str]:
         metric, value = source.get("searched_metric", "?"), source.get("searched_value")
         found = "" if value is None else f", {metric} {value:.4f} in the search"
         lines.append(f"trial: {source['trial']}, configuration {source.get('configuration', '?')}{found}")
-    lines += [_validated(document), _tested(document)]
+    lines += [*_chosen(source), _validated(document), _tested(document)]
     if worker := _part(source, "worker"):
         known = [f"{key} {worker[key]}" for key in ("d3tune", "torch", "python", "threads", "device") if key in worker]
         lines.append(f"trained with: {', '.join(known)}")
@@ -129,6 +130,14 @@ def _provenance(document: Document) -> list[str]:
         f"content {dataset.get('content_hash', '?')}"
     )
     return lines
+
+
+def _chosen(source: Document) -> list[str]:
+    """How it was chosen among the best trials of its search, where it was and the file still says so."""
+    try:
+        return choice_lines(source["choice"], str(source.get("searched_metric", "?")))
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _validated(document: Document) -> str:

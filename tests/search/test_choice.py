@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from d3tune.config import Resources
+from d3tune.documents import read_document
 from d3tune.errors import UsageError
 from d3tune.method.trainer import DivergedError
 from d3tune.results.leaderboard import leaderboard_rows
@@ -269,6 +270,13 @@ def test_every_reader_says_what_was_chosen(searched: RunDirectory, command: Call
     assert trial_document(searched, best or 0)["test"] is None
     assert read_side(searched.name, None).configuration.source["trial"] == chosen
     assert json.loads((searched.model / "model.json").read_text(encoding="utf-8"))["source"]["trial"] == chosen
+    for form in ("yaml", "json", "python", "shell"):
+        end = command("export", searched.name, "--format", form, "-o", f"best.{form}")
+        assert end.code == 0, end.err
+        words = "" if form == "json" else f"# candidates, val/H with fresh seeds: {candidate}"
+        assert words in Path(f"best.{form}").read_text(encoding="utf-8")
+    source = read_document(Path("best.yaml"))["source"]
+    assert source["choice"] == read_document(Path("best.json"))["source"]["choice"] == choice
     end = command("resume", searched.name, "--confirm-top", 0)
     assert (end.code, end.err.count("\n")) == (2, 1), end.err
     assert "--confirm-top 0: must be 1 or more" in end.err
