@@ -33,8 +33,8 @@ def choice_lines(choice: Mapping[str, Any], metric: str) -> list[str]:
 def choice_of(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """The choice that led to what a summary's run confirmed; None where the best trial was confirmed, whatever else."""
     choice = summary.get("choice")
-    mine = isinstance(choice, dict) and choice.get("chosen") == summary.get("confirmed_trial")
-    return choice if mine else None
+    chosen = choice.get("chosen") if isinstance(choice, dict) else None
+    return choice if isinstance(chosen, int) and chosen == summary.get("confirmed_trial") else None
 
 
 def _candidate(row: Mapping[str, Any], chosen: int) -> str:
