@@ -1,6 +1,17 @@
 """The command line: parse, call, print. Heavy imports happen inside commands, so that --help is instant."""
 
-from d3tune.cli import ablating, comparing, completion, datasets, predicting, reporting, results, searching, sweeping
+from d3tune.cli import (
+    ablating,
+    comparing,
+    completion,
+    datasets,
+    ensembling,
+    predicting,
+    reporting,
+    results,
+    searching,
+    sweeping,
+)
 from d3tune.cli.program import app, main
 
 __all__ = [
@@ -9,6 +20,7 @@ __all__ = [
     "comparing",
     "completion",
     "datasets",
+    "ensembling",
     "main",
     "predicting",
     "reporting",

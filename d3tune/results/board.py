@@ -226,7 +226,7 @@ def _splits_note(rows: Rows) -> str:
 
 
 def _runs_note(rows: Rows, chosen_by: str) -> str:
-    several = [f"{row['backbone']} of {row['runs']}" for row in rows if row["runs"] > 1 and row["kind"] == "search"]
+    several = [f"{row['backbone']} of {row['runs']}" for row in rows if row["runs"] > 1 and row["kind"] != "baseline"]
     return _wrapped(f"of several runs the one with the best {chosen_by}: {', '.join(several)}") if several else ""
 
 

@@ -132,7 +132,7 @@ def summary_row(summary: dict[str, Any]) -> dict[str, Any] | None:
         row = {
             **_data(summary),
             "backbone": str(summary["backbone"]),
-            "kind": "search",
+            "kind": "ensemble" if summary.get("kind") == "ensemble" else "search",
             "val_H": float(selection["val_H"]) if test["protocol"] == "test" else None,
             **{f"test_{name}": float(test[name]["mean"]) for name in METRICS},
             **{f"test_{name}_sd": _or_none(float, test[name].get("sd")) for name in METRICS},

@@ -42,7 +42,7 @@ class Checkpoint:
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that a crash leaves the one before it, then drop all but the newest two."""
-    _write(directory / f"checkpoint-{checkpoint.update:08d}.json", checkpoint)
+    write_tensors(directory / f"checkpoint-{checkpoint.update:08d}.json", checkpoint)
     for old in _manifests(directory)[KEEP:]:
         _remove(old)
 
@@ -55,7 +55,7 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     """
     damaged: list[str] = []
     for manifest in _manifests(directory):
-        checkpoint = _read(manifest)
+        checkpoint = read_tensors(manifest)
         if checkpoint is not None:
             return checkpoint, damaged
         damaged.append(f"{manifest.with_suffix('.safetensors').name} is damaged")
@@ -64,7 +64,7 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def examine_checkpoints(directory: Path) -> tuple[int | None, list[str]]:
     """Of which update `load_checkpoint` would be, or None, and the names of all damaged ones."""
-    read = [(manifest.with_suffix(".safetensors").name, _read(manifest)) for manifest in _manifests(directory)]
+    read = [(manifest.with_suffix(".safetensors").name, read_tensors(manifest)) for manifest in _manifests(directory)]
     intact = [checkpoint.update for _, checkpoint in read if checkpoint is not None]
     return (intact[0] if intact else None), [name for name, checkpoint in read if checkpoint is None]
 
@@ -84,12 +84,12 @@ def save_weights(directory: Path, state: Checkpoint) -> None:
         state: at that evaluation; its reports are not kept.
     """
     tensors = {name: tensor for name, tensor in state.tensors.items() if OPTIMIZER_STATE not in name}
-    _write(directory / WEIGHTS, Checkpoint(state.update, tensors, []))
+    write_tensors(directory / WEIGHTS, Checkpoint(state.update, tensors, []))
 
 
 def load_weights(directory: Path) -> Checkpoint | None:
     """What `save_weights` kept, or None where there is nothing or it is damaged."""
-    return _read(directory / WEIGHTS)
+    return read_tensors(directory / WEIGHTS)
 
 
 def weights_update(directory: Path) -> int | None:
@@ -107,7 +107,12 @@ def remove_weights(directory: Path) -> None:
     manifest.unlink(missing_ok=True)
 
 
-def _write(manifest: Path, checkpoint: Checkpoint) -> None:
+def write_tensors(manifest: Path, checkpoint: Checkpoint) -> None:
+    """Write tensors beside a manifest of this name, with ``.safetensors`` in the place of its ``.json``.
+
+    Raises:
+        OSError, SafetensorError: it cannot.
+    """
     manifest.parent.mkdir(parents=True, exist_ok=True)
     weights = manifest.with_suffix(".safetensors")
     tensors = _apart(checkpoint.tensors)
@@ -134,7 +139,8 @@ def _manifests(directory: Path) -> list[Path]:
     return sorted(directory.glob("checkpoint-*.json"), reverse=True)
 
 
-def _read(manifest: Path) -> Checkpoint | None:
+def read_tensors(manifest: Path) -> Checkpoint | None:
+    """What `write_tensors` wrote, or None where there is nothing or it is damaged."""
     weights = manifest.with_suffix(".safetensors")
     try:
         text = manifest.read_text(encoding="utf-8")

@@ -241,12 +241,12 @@ def evaluate(
     names = [f"test-seed-{seed}" for seed in seeds]
     executor = executor if analysis is None else Analysing(executor, analysis, seeds[0])
     if model is None:
-        rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier)
+        rows = stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier)
         return TestResult(tuple(seeds), tuple(rows))
     model = replace(model, key=_key(evaluate_on_test, jobs[0]))
     # trained again where its result is there and its model is not
     further = {} if model.settled else {0: (model,)}
-    rows = _stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier, further)
+    rows = stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier, further)
     publish(model)
     return TestResult(tuple(seeds), tuple(rows))
 
@@ -278,7 +278,7 @@ def _curves(
     """Every seed's reports on the selecting protocol."""
     jobs = [(_with_seed(job, seed),) for seed in seeds]
     names = [f"{job.protocol}-seed-{seed}" for seed in seeds]
-    rows = _stored_map(curve, jobs, names, executor, stop, store, earlier)
+    rows = stored_map(curve, jobs, names, executor, stop, store, earlier)
     return [[Report.from_dict(row) for row in reports] for reports in rows]
 
 
@@ -321,7 +321,7 @@ def _with_seed(job: TrainingJob, seed: int) -> TrainingJob:
     return TrainingJob.from_dict({**job.to_dict(), "seed": seed})
 
 
-def _stored_map(
+def stored_map(
     function: Any,
     items: Sequence[tuple[Any, ...]],
     names: Sequence[str],

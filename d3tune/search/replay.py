@@ -70,7 +70,7 @@ def replay_trial(run: RunDirectory, number: int, say: Callable[[str], None]) -> 
         why = f"it failed before its first report: {failure}" if failure else "it has no report yet"
         raise RunError(f"{run.path}: trial {number} has nothing to compare with: {why}")
     recorded_worker = dict(trial.user_attrs.get(WORKER_ATTR, {}))
-    job = _job(run, trial, recorded_worker)
+    job = recorded_job(run, trial)
     here = describe_worker(job)
     elsewhere = [
         f"{name}: {before} then, {here.get(name)} here"
@@ -86,7 +86,9 @@ def replay_trial(run: RunDirectory, number: int, say: Callable[[str], None]) -> 
     return Replayed(f"trial {number}", len(recorded), differences, elsewhere)
 
 
-def _job(run: RunDirectory, trial: FrozenTrial, worker: dict[str, str]) -> TrainingJob:
+def recorded_job(run: RunDirectory, trial: FrozenTrial) -> TrainingJob:
+    """What a trial trained, with the run's own seed, and on as many threads and what kind of device as it did."""
+    worker = dict(trial.user_attrs.get(WORKER_ATTR, {}))
     threads = int(worker.get("threads", "1"))
     device = 1.0 if worker.get("device", "cpu") != "cpu" else 0.0
     compiled = "compiled" in worker

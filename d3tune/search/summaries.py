@@ -12,6 +12,8 @@ from d3tune.files import home, parse_json
 from d3tune.search.lock import refuse_shared
 
 SUMMARY_FILE = "summary.json"
+# what the directory of an ensemble has in the place of run.yaml
+ENSEMBLE_FILE = "ensemble.json"
 RECORD = "trial.json"
 SUMMARY_KEYS = {"run", "dataset", "backbone", "trials", "trial_hours", "selection", "test"}
 
@@ -59,6 +61,8 @@ def damage(path: Path) -> str:
     """One line where a summary is there but cannot be read; else empty."""
     if not path.exists() or read_summary(path) is not None:
         return ""
+    if (path.parent / ENSEMBLE_FILE).exists():
+        return f"{path}: damaged; the d3tune ensemble that made it writes it again"
     return f"{path}: damaged; d3tune resume {quote(str(path.parent))} writes it again from the study"
 
 
