@@ -81,7 +81,7 @@ def ensemble_weights(members: Sequence[BySplit]) -> Weights:
     """Weights of an ensemble, chosen by validation: the mean of greedy selections within bags of members.
 
     Members that come to less than `LEAST_WEIGHT` are left out. Where the result has a smaller H on these rows than the
-    best member alone, that alone is the ensemble.
+    best member alone, the greedy selection from all members counts: it begins with that one, and ends no lower.
 
     Args:
         members: see `calibrated_h`.
@@ -96,9 +96,8 @@ def ensemble_weights(members: Sequence[BySplit]) -> Weights:
     means = [fmean(column) for column in zip(*(found[bag] for bag in bags), strict=True)]
     kept = [weight if weight >= min(LEAST_WEIGHT, max(means)) else 0.0 for weight in means]
     weights = tuple(weight / sum(kept) for weight in kept)
-    alone = [tuple(float(i == j) for j in range(n)) for i in range(n)]
-    best = max(alone, key=lambda one: calibrated_h(members, one))
-    return weights if calibrated_h(members, weights) >= calibrated_h(members, best) else best
+    plain = greedy_weights(members, tuple(range(n)))
+    return weights if calibrated_h(members, weights) >= max(map(_alone, members)) else plain
 
 
 def greedy_weights(members: Sequence[BySplit], bag: Sequence[int], rounds: int = ROUNDS) -> Weights:
@@ -126,6 +125,10 @@ def greedy_weights(members: Sequence[BySplit], bag: Sequence[int], rounds: int =
     return tuple(count / sum(chosen) for count in chosen)
 
 
+def _alone(member: BySplit) -> float:
+    return calibrated_h([member], [1.0])
+
+
 def _added(sums: list[tuple[Tensor, Tensor]] | None, member: BySplit) -> list[tuple[Tensor, Tensor]]:
     """Sums of scores with those of one more member; no H depends on whether they are divided by their number."""
     if sums is None:
@@ -139,8 +142,8 @@ def _summed_h(sums: list[tuple[Tensor, Tensor]], like: BySplit) -> float:
 
 
 def _bags(n: int) -> list[tuple[int, ...]]:
-    """Random halves of the members, at least two in each; all of them where there are no more."""
-    size = max(2, (n + 1) // 2)
+    """Random three quarters of the members: each bag lacks some, few lack all that are good; all of up to three."""
+    size = -(-3 * n // 4)
     if size >= n:
         return [tuple(range(n))]
     rng = stream(0, "bags")

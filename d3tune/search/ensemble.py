@@ -1,4 +1,4 @@
-"""An ensemble of trials that are there already: weighed on validation, confirmed with fresh seeds, tested once a seed."""
+"""An ensemble of trials that are there: weighed on validation, confirmed with fresh seeds, tested once a seed."""
 
 import hashlib
 import json

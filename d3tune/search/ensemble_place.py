@@ -101,7 +101,7 @@ def _opened(path: Path, identity: dict[str, Any]) -> EnsembleDirectory:
         if document["format"] != FORMAT:
             raise RunError(f"{where}: format {document['format']!r} is not known to this version (format {FORMAT})")
         found, same = EnsembleDirectory(path, str(document["uid"]), str(document["created"]), held), _same(held)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{where}: damaged ({type(error).__name__}: {error}); {ADVICE}") from None
     if same != _same(identity):
         raise RunError(f"{path}: holds an ensemble of other trials; {ADVICE}")

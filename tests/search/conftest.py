@@ -230,7 +230,7 @@ def report() -> Callable[..., Report]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_toy() -> Callable[..., Path]:
     """``write_toy(parent, change)``: a folder of pairs with one learnable dataset ``toy``.
 
