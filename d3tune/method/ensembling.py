@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from d3tune.method.metrics import Scores, accuracies
+from d3tune.method.metrics import Scores, accuracies, harmonic_mean, seen_unseen_curve
 from d3tune.method.randomness import stream
 
 SMALLEST_SPREAD = 1e-6
@@ -138,7 +138,8 @@ def _added(sums: list[tuple[Tensor, Tensor]] | None, member: BySplit) -> list[tu
 
 def _summed_h(sums: list[tuple[Tensor, Tensor]], like: BySplit) -> float:
     pairs = zip(sums, like, strict=True)
-    return fmean(accuracies(replace(scores, seen=seen, unseen=unseen)).H for (seen, unseen), scores in pairs)
+    curves = [seen_unseen_curve(replace(scores, seen=seen, unseen=unseen)) for (seen, unseen), scores in pairs]
+    return fmean(float(harmonic_mean(u, s).max()) for u, s, _ in curves)
 
 
 def _bags(n: int) -> list[tuple[int, ...]]:

@@ -40,6 +40,7 @@ def leaderboard_rows(
     and no validation H; ``gap`` is what such a row claims beyond ``confirmed_H``, the test H of the row of protocol
     ``test`` of the same data and backbone, where there is one. The baselines that searches tuned beside their trials
     are rows of ``kind`` ``baseline`` without seeds, trials, hours and configuration: nothing in them is drawn.
+    Ensembles are rows of ``kind`` and backbone ``ensemble``, with the trials and hours of their runs.
 
     Args:
         say: takes one line for each run that is left out because its summary is damaged.

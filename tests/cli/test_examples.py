@@ -41,7 +41,10 @@ BUDGET: dict[str, tuple[str, ...]] = {
     "train": ("--seeds", "1"),
     "ablate": (*LOCAL, "--seeds", "1"),
     "compare": (*LOCAL, "--seeds", "2"),
+    "ensemble": (*LOCAL, "--seeds", "1"),
 }
+# what another run of one's own is made by
+OTHER = ("search", "--dataset", "hanzi", "--backbone", "gaussian", *LOCAL, "--trials", "1", "--confirm-seeds", "0")
 DEFAULT_NAME = re.compile(r"hanzi-0-[a-z]+-s0-[0-9a-f]{6}")
 
 
@@ -109,6 +112,8 @@ def test_every_help_ends_with_an_example_of_its_own(path: tuple[str, ...]) -> No
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if not line.startswith("ui")])
 def test_every_example_works(line: str, d3tune: Command, ready: Path, tiny: tuple[str, ...]) -> None:
     words = shlex.split(line)
+    if "other" in words:
+        assert d3tune(*OTHER, "--run-dir", "other").code == 0
     end = d3tune(*budget(words, tiny))
     assert end.code == 0, end.err
     assert end.out or end.err

@@ -112,6 +112,28 @@ def test_of_an_ablation(printed: Printed, searched: Path) -> None:
     assert none["difference"]["low"] is None
 
 
+def test_of_an_ensemble(printed: Printed, searched: Path) -> None:
+    closed_form = (
+        "search",
+        "--dataset",
+        "hanzi",
+        "--backbone",
+        "gaussian",
+        *LOCAL,
+        "--trials",
+        "1",
+        "--confirm-seeds",
+        "0",
+    )
+    printed(*closed_form[:1], *closed_form[1:], "--run-dir", "other")
+    made = printed("ensemble", "mine", "other", "--top", "1", "--seeds", "1", *LOCAL)
+    assert [member["backbone"] for member in made["members"]] == ["gan", "gaussian"]
+    assert sum(member["weight"] for member in made["members"]) == pytest.approx(1)
+    assert made["test"]["H"]["sd"] is None
+    (row,) = [row for row in printed("leaderboard") if row["kind"] == "ensemble"]
+    assert (row["run"], row["test_H"]) == (made["run"], made["test"]["H"]["mean"])
+
+
 def test_of_a_comparison_and_a_report(printed: Printed, searched: Path) -> None:
     document = read_yaml(searched / "best.yaml")
     document["config"] |= {"generator_lr": 2 * document["config"]["generator_lr"]}
