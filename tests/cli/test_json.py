@@ -113,19 +113,7 @@ def test_of_an_ablation(printed: Printed, searched: Path) -> None:
 
 
 def test_of_an_ensemble(printed: Printed, searched: Path) -> None:
-    closed_form = (
-        "search",
-        "--dataset",
-        "hanzi",
-        "--backbone",
-        "gaussian",
-        *LOCAL,
-        "--trials",
-        "1",
-        "--confirm-seeds",
-        "0",
-    )
-    printed(*closed_form[:1], *closed_form[1:], "--run-dir", "other")
+    printed("search", *SEARCH[1:], "--backbone", "gaussian", "--confirm-seeds", "0", "--run-dir", "other")
     made = printed("ensemble", "mine", "other", "--top", "1", "--seeds", "1", *LOCAL)
     assert [member["backbone"] for member in made["members"]] == ["gan", "gaussian"]
     assert sum(member["weight"] for member in made["members"]) == pytest.approx(1)

@@ -203,23 +203,23 @@ def test_the_same_again_trains_nothing_and_the_leaderboard_has_it(runs: Path) ->
 
 def test_the_confirmation_of_a_runs_winner_is_not_made_again(runs: Path) -> None:
     with_it, without = Counting(), Counting()
-    combined(seeds=1, executor=with_it)
+    combined("rezsl", seeds=1, executor=with_it)
     for path in runs.glob("*/confirm"):
         shutil.rmtree(path)
     shutil.rmtree(next(runs.glob("*-ensemble-*")))
-    combined(seeds=1, executor=without)
+    combined("rezsl", seeds=1, executor=without)
     assert with_it.made.count("curve") < without.made.count("curve")
 
 
 def test_it_goes_on_after_an_interruption_wherever_that_came(runs: Path) -> None:
     whole = Counting()
-    found = combined(seeds=1, executor=whole)
+    found = combined("rezsl", seeds=1, executor=whole)
     shutil.rmtree(found.place.path)
     done: list[str] = []
     for count in range(len(whole.made)):
         part = Counting(most=1)
         with pytest.raises(KeyboardInterrupt) if count < len(whole.made) - 1 else nullcontext():
-            end = combined(seeds=1, executor=part)
+            end = combined("rezsl", seeds=1, executor=part)
         done += part.made
         assert (found.place.path / "summary.json").exists() == (done == whole.made)
     assert done == whole.made, "nothing is made twice"
@@ -227,7 +227,7 @@ def test_it_goes_on_after_an_interruption_wherever_that_came(runs: Path) -> None
 
 
 def test_damaged_scores_and_results_are_made_again(runs: Path) -> None:
-    found = combined(seeds=1)
+    found = combined("rezsl", seeds=1)
     scores = sorted(found.place.scores.glob("*.safetensors"))[0]
     scores.write_bytes(scores.read_bytes()[:-8])
     (found.place.confirm / "ensemble-test-seed-3.json").write_text("{", encoding="utf-8")
@@ -238,7 +238,7 @@ def test_damaged_scores_and_results_are_made_again(runs: Path) -> None:
         f"left out: {found.place.path}/summary.json: damaged; the d3tune ensemble that made it writes it again"
     ]
     again = Counting()
-    assert combined(seeds=1, executor=again) == found
+    assert combined("rezsl", seeds=1, executor=again) == found
     assert again.made == ["validation_scores", "mix_on_test"]
 
 
