@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 
 from d3tune import __version__
 from d3tune.errors import D3TuneError, RunError, UsageError, root_cause
@@ -37,6 +37,7 @@ Say = Callable[[str], None]
 BACKBONE = KIND = "ensemble"
 # beyond what rounding does to an H
 SAME_H = 1e-6
+ROWS = ("seen", "seen_y", "unseen", "unseen_y")
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,12 @@ def _scores(
     def keep(position: int, scores: list[Scores]) -> None:
         index = missing[position]
         found[index] = scores
-        tensors = {
-            f"{split}/{name}": value
-            for split, item in enumerate(scores)
-            for name, value in vars(item).items()
-            if isinstance(value, torch.Tensor)
-        }
+        tensors = {f"{split}/{name}": getattr(item, name) for split, item in enumerate(scores) for name in ROWS}
         report = {"key": keys[index], "n_seen": [item.n_seen for item in scores]}
-        write_tensors(files[index], Checkpoint(members[index].update, tensors, [report]))
+        try:
+            write_tensors(files[index], Checkpoint(members[index].update, tensors, [report]))
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{place.path}: cannot be written: {root_cause(error)}; mend that, then go on") from None
 
     if missing:
         say(f"scoring the validation rows by {plural(len(missing), 'trial')}")
@@ -201,17 +200,11 @@ def _stored(file: Path, key: str) -> list[Scores] | None:
     content = read_tensors(file)
     if content is None or not content.reports or content.reports[0].get("key") != key:
         return None
-    tensors = content.tensors
-    return [
-        Scores(
-            tensors[f"{split}/seen"],
-            tensors[f"{split}/seen_y"],
-            tensors[f"{split}/unseen"],
-            tensors[f"{split}/unseen_y"],
-            n_seen,
-        )
-        for split, n_seen in enumerate(content.reports[0]["n_seen"])
-    ]
+    found = []
+    for split, n_seen in enumerate(content.reports[0]["n_seen"]):
+        seen, seen_y, unseen, unseen_y = (content.tensors[f"{split}/{name}"] for name in ROWS)
+        found.append(Scores(seen, seen_y, unseen, unseen_y, n_seen))
+    return found
 
 
 def _key(member: Member) -> str:

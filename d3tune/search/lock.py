@@ -108,7 +108,7 @@ def refuse_shared(directory: Path) -> None:
         )
     if status.st_mode & stat.S_IWOTH:
         raise RunError(f"{directory}: everyone can write to it; first: chmod o-w {directory}")
-    for part in (directory, directory / "trials", directory / "confirm"):
+    for part in (directory, *(directory / name for name in ("trials", "confirm", "scores"))):
         links = [item for item in (part.iterdir() if part.is_dir() else ()) if item.is_symlink()]
         if links:
             raise RunError(f"{links[0]}: is a link, and what it leads to would be written; put the file itself there")
