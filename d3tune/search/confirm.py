@@ -196,7 +196,7 @@ def curves_with(
     def train(some: Sequence[tuple[TrainingJob, Path]]) -> list[list[Report] | ConfirmationFailedError]:
         items = [(_with_seed(job, seed),) for job, _ in some]
         paths = [store / f"{job.protocol}-seed-{seed}" for job, store in some]
-        rows = _stored_map(curve, items, [path.name for path in paths], executor, stop, [path.parent for path in paths])
+        rows = stored_map(curve, items, [path.name for path in paths], executor, stop, [path.parent for path in paths])
         return [[Report.from_dict(row) for row in reports] for reports in rows]
 
     try:

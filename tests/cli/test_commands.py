@@ -173,7 +173,9 @@ def test_a_search_prints_table_winner_and_paths(
 
     # leaderboard, export, training
     rows = json.loads(d3tune("leaderboard", "--json").out)
-    assert [row["run"] for row in rows] == [run.name]
+    rows.sort(key=lambda row: row["kind"] != "search")
+    assert [row["run"] for row in rows] == [run.name] * 3
+    assert [row["kind"] for row in rows] == ["search", "baseline", "baseline"]
     best = read_yaml(run / "best.yaml")
     assert rows[0]["configuration"] == configuration_id(best["backbone"], best["config"])
     assert data["configuration"] == rows[0]["configuration"]
