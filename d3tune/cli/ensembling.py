@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d3tune.cli import names
-from d3tune.cli.measuring import Concurrency, ExecutorName, Seeds, carried_out
+from d3tune.cli.measuring import Concurrency, ExecutorName, Seeds, carried_out, check_executor
 from d3tune.cli.options import DataDir, Json, examples
 from d3tune.cli.program import app
 from d3tune.cli.terminal import put, say
@@ -42,6 +42,7 @@ def ensemble(
     from d3tune.search.ensemble import ensemble as combine
     from d3tune.search.ensemble import prepare
 
+    check_executor(executor, concurrency)
     material, place, new = prepare(runs, top, data_dir, run_dir)
     say(f"ensemble {place.path}" if new else f"going on with ensemble {place.path}")
 

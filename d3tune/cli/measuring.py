@@ -44,6 +44,13 @@ def check_output(shown: str, output: Path | None) -> None:
         writable_file(output, "give another -o")
 
 
+def check_executor(executor: str, concurrency: int | None) -> None:
+    """Refuse, before anything is made, what no training can be carried out with."""
+    from d3tune.search.planning import PlanOptions, resources_of
+
+    resources_of(PlanOptions(executor=executor, concurrency=concurrency))
+
+
 def carried_out(
     work: Callable[["Executor", "StopSignal"], ResultT], name: str, executor: str, concurrency: int | None, threads: int
 ) -> ResultT:

@@ -168,6 +168,10 @@ def choose(
         sound = sorted((item for item in left if not item.failure), key=lambda item: (-item.mean, item.trial))
         failed = [item for item in left if item.failure]
         if not sound:
+            # those that were given up before are better than none
+            sound = [item for item in given_up if not item.failure][:1]
+            given_up = [item for item in given_up if item not in sound]
+        if not sound:
             raise ConfirmationFailedError(failed[0].failure, "none of the candidates is left; use --confirm-top 1")
         n_kept = len(left) - len(left) // 2
         # what is given up last comes first

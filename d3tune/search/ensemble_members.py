@@ -89,6 +89,8 @@ def gather(runs: Sequence[RunDirectory], top: int) -> Material:
         NoUsableTrialError: one has no complete trial.
     """
     _refuse_mixture(runs)
+    # in whatever order they were named, it is the same ensemble
+    runs = sorted(runs, key=lambda run: run.uid)
     studies = [read_trials(run.journal) for run in runs]
     found: dict[tuple[str, int], Member] = {}
     for run, trials in zip(runs, studies, strict=True):
@@ -112,6 +114,10 @@ def _refuse_mixture(runs: Sequence[RunDirectory]) -> None:
             raise UsageError(
                 f"{run.path}: its trials were chosen on the test sets ({TEST_SELECTED}); an ensemble takes runs that "
                 "validation chose"
+            )
+        if run.search.objective == "H_raw":
+            raise UsageError(
+                f"{run.path}: its objective is H_raw, which no offset calibrates; give runs of objective H or AUSUC"
             )
         if run.uid in [before.uid for before in runs[:index]]:
             raise UsageError(f"{run.path}: given twice")

@@ -166,7 +166,11 @@ class WarmStarts:
     def _is_another(self, summary: Mapping[str, Any]) -> bool:
         """Whether a run is on another dataset, whatever its semantics, or of another backbone."""
         data = summary["dataset"]
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or summary.get("kind") == "ensemble":
+            return False
+        name, own = str(data.get("name")), self.search.dataset
+        if name != own and name.partition("/")[0] == own.partition("/")[0]:
+            # another class split of the same rows: what was chosen there may have seen what is tested here
             return False
         same = data.get("name") == self.search.dataset or data.get("content_hash") == self.search.dataset_hash
         return not same or summary["backbone"] != self.search.backbone

@@ -235,6 +235,12 @@ def test_baselines_of_a_search_are_rows_of_their_own(d3tune: Command, write: Wri
     found = {row["backbone"]: row for row in rows if row["kind"] == "baseline"}
     assert found.keys() == {"gaussian", "ESZSL"}
     assert sorted(row["backbone"] for row in rows if row["kind"] == "search") == ["gan", "gan", "gaussian"]
+    # not the luckiest draw of validation classes, but the most of them
+    lucky = [{**row, "val/H": row["val/H"] + 0.1} for row in tested]
+    write("lucky", backbone="vae", baselines=lucky)
+    assert {row["run"] for row in board(d3tune) if row["kind"] == "baseline"} == {"claimed"}
+    write("several", backbone="cegan", baselines=tested, splits=[0, 1, 2])
+    assert {row["run"] for row in board(d3tune) if row["kind"] == "baseline"} == {"several"}
     eszsl = found["ESZSL"]
     assert (eszsl["val_H"], eszsl["test_H"]) == (tested[1]["val/H"], tested[1]["test/H"])
     assert [eszsl[name] for name in ("test_H_sd", "seeds", "trials", "trial_hours", "configuration")] == [None] * 5

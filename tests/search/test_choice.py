@@ -246,6 +246,16 @@ def test_a_candidate_that_diverges_is_given_up(searched: RunDirectory) -> None:
         go_on(searched, Recording(diverges=lambda job: True))
 
 
+def test_where_all_that_are_left_diverge_the_best_that_was_given_up_is_taken_back(searched: RunDirectory) -> None:
+    second = searched.search.seed + 2
+    said: list[str] = []
+    go_on(searched, Recording(diverges=lambda job: job.seed == second), said=said, n=1)
+    choice = (searched.read_summary() or {})["choice"]
+    sound = [row for row in choice["candidates"] if row["failure"] is None]
+    assert choice["chosen"] == max(sound, key=lambda row: (row["mean"], -row["trial"]))["trial"]
+    assert len(sound) < len(choice["candidates"])
+
+
 def test_every_reader_says_what_was_chosen(searched: RunDirectory, command: Callable[..., Any]) -> None:
     outcome = go_on(searched, Recording())
     choice = (searched.read_summary() or {})["choice"]

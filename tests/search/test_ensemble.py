@@ -319,6 +319,7 @@ def test_a_directory_of_something_else_is_refused(runs: Path, refused: Refused, 
     _, made, new = prepare(both, 2, None, place)
     assert (made.path, new) == (place, True)
     assert prepare(both, 2, None, place)[2] is False
+    assert prepare(both[::-1], 2, None, place)[2] is False, "in whatever order"
     assert (
         refused(RunError, *both, top=1, run_dir=place)
         == f"{place}: holds an ensemble of other trials; give another --run-dir"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,19 @@ def test_test_selected_runs_are_never_used(earlier: RunDirectory, command: Comma
     end = command("search", "--dataset", "hanzi", "--warm-start", earlier.name)
     assert (end.code, end.err.count("\n")) == (2, 1), end.err
     assert "test-selected run (protocol published)" in end.err
+
+
+def test_what_was_chosen_on_another_class_split_of_the_same_rows_is_not_taken(
+    earlier: RunDirectory, isolated: Path
+) -> None:
+    path = earlier.path / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    request = Request("hanzi/0", "vae", warm_start=("leaderboard",))
+    for name, n_points in (("hanzi/1", 0), ("hanzi/0", 1), ("other/1", 1)):
+        path.write_text(json.dumps({**summary, "dataset": {**summary["dataset"], "name": name}}), encoding="utf-8")
+        run, new = prepare_run(replace(request, run_dir=isolated / name.replace("/", "-")))
+        assert new
+        assert len(points_of(run)) == n_points, name
 
 
 @pytest.mark.parametrize("place", [None, Path("own")])
