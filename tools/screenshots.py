@@ -36,7 +36,7 @@ OTHERS = tuple(
     for backbone, trials in (("gaussian", 8), ("rezsl", 3))
 )
 # characters: no line of the search's first half, and none of the leaderboard, is folded
-SEARCH_SIZE, BOARD_SIZE = (108, 22), (120, 15)
+SEARCH_SIZE, BOARD_SIZE = (108, 22), (120, 16)
 # a line of the table of running trials that has figures
 RUNNING = re.compile(r" +\d+ +\d+/\d+ +0\.\d+ ")
 # CSS pixels, and pixels of a picture for each of them

@@ -42,6 +42,9 @@ CLAIMED = (
 )
 PUBLISHED = f"published results, {TEST_SELECTED}: in [0, 1], as printed by their sources, not ranked with runs"
 
+# in a terminal, behind the name of a baseline
+BASELINE = "*"
+
 # columns that are centred in LaTeX
 COUNTS = {"seeds", "splits", "trials", "compute hours", "runs"}
 NUMBERS = {"val H", "test H", "claimed H", "confirmed H", "gap", *METRICS, *COUNTS}
@@ -77,6 +80,7 @@ def leaderboard_text(rows: Rows, protocol: str = "all") -> str:
         return EMPTY[protocol]
     parts = [part for group in _groups(rows, "dataset", "semantics") for part in _group_texts(group)]
     notes = [CONFIRMED] if any(_honest(row) for row in rows) else []
+    notes += [f"{BASELINE} baseline, tuned by validation beside a search"] if _any_baseline(rows) else []
     notes += [CLAIMED] if not all(_honest(row) for row in rows) else []
     return "\n\n".join([*parts, "\n".join(_wrapped(note) for note in notes)])
 
@@ -160,6 +164,10 @@ FORMS: dict[str, Callable[[Rows, str], str]] = {
     "latex": leaderboard_latex,
     "html": leaderboard_html,
 }
+
+
+def _any_baseline(rows: Rows) -> bool:
+    return any(row["kind"] == "baseline" for row in rows)
 
 
 def _honest(row: Row) -> bool:
@@ -332,6 +340,8 @@ CELLS: dict[str, Cell] = {
 }
 BRIEF = {
     **CELLS,
+    # marked by a sign: a word would fold the names of runs
+    "backbone": lambda row: f"{row['backbone']}{BASELINE if row['kind'] == 'baseline' else ''}",
     **{metric: _accuracy(f"test_{metric}") for metric in METRICS[1:]},
     "hours": CELLS["compute hours"],
     "config": CELLS["configuration"],

@@ -248,7 +248,10 @@ def test_baselines_of_a_search_are_rows_of_their_own(d3tune: Command, write: Wri
     for form in FORMATS:
         out = d3tune("leaderboard", "--format", form).out
         assert "None" not in out
-        assert "gaussian (baseline)" in out or form in ("csv", "json")
+        assert "gaussian (baseline)" in out or form in ("table", "csv", "json")
+    table = d3tune("leaderboard").out
+    assert re.search(r"^ gaussian\* ", table, re.MULTILINE)
+    assert "* baseline, tuned by validation beside a search" in table
     assert "of several runs" not in d3tune("leaderboard", "--protocol", "test").out
     end = d3tune("export", "--dataset", "hanzi", "--backbone", "ESZSL", "-o", "out.yaml")
     assert (end.code, end.err.count("\n")) == (2, 1)
