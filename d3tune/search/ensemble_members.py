@@ -90,7 +90,7 @@ def gather(runs: Sequence[RunDirectory], top: int) -> Material:
     """
     _refuse_mixture(runs)
     # in whatever order they were named, it is the same ensemble
-    runs = sorted(runs, key=lambda run: run.uid)
+    runs = sorted(runs, key=lambda run: (run.search.backbone, run.uid))
     studies = [read_trials(run.journal) for run in runs]
     found: dict[tuple[str, int], Member] = {}
     for run, trials in zip(runs, studies, strict=True):
