@@ -31,7 +31,7 @@ from d3tune.search.faults import INTACT
 from d3tune.search.lock import owned, refuse_shared
 from d3tune.search.places import default_path
 from d3tune.search.study import read_trials
-from d3tune.search.summaries import SUMMARY_FILE, damage, read_summary
+from d3tune.search.summaries import ENSEMBLE_FILE, SUMMARY_FILE, damage, read_summary
 from d3tune.space import Space, space_from_dict
 from d3tune.words import FIRST_SEARCH
 from d3tune.yamlfile import dump_yaml, read_yaml
@@ -388,5 +388,7 @@ def _find(name: str) -> Path:
     known = sorted(item.parent.name for item in place.glob(f"*/{RUN_FILE}"))
     if name in known:
         return place / name
+    if any((folder / ENSEMBLE_FILE).is_file() for folder in (path, place / name)):
+        raise UsageError(f"{name}: is an ensemble, and this takes searches; d3tune leaderboard shows it")
     hint = nearest(name, known) if known else f"; there is none yet, start with: {FIRST_SEARCH}"
     raise UsageError(f"no run '{name}': neither a run directory nor a run under {place}{hint}")

@@ -318,6 +318,8 @@ def test_a_directory_of_something_else_is_refused(runs: Path, refused: Refused, 
     place = tmp_path / "mine"
     _, made, new = prepare(both, 2, None, place)
     assert (made.path, new) == (place, True)
+    with pytest.raises(UsageError, match="is an ensemble, and this takes searches"):
+        open_run(str(place))
     assert prepare(both, 2, None, place)[2] is False
     assert prepare(both[::-1], 2, None, place)[2] is False, "in whatever order"
     assert (
