@@ -36,7 +36,7 @@ from d3tune.search.keeping import Keeper, bytes_used
 from d3tune.search.progress import Progress
 from d3tune.search.run import RunDirectory, as_itself
 from d3tune.search.standing import winner
-from d3tune.search.stores import PATIENCE, Stores, open_stores
+from d3tune.search.stores import Stores, open_stores
 from d3tune.search.study import Assignment, Ledger, counts
 from d3tune.search.summaries import SUMMARY_FILE
 from d3tune.search.summary import dataset_identity, summarise
@@ -257,8 +257,11 @@ def _end(
     if unwritten is not None and summary["state"] == "failed":
         # another error is on its way
         say(unwritten)
-    patience = PATIENCE if not stop.requested else 2.0 if not stop.at_once else 0.5
-    outcome.mirrored = stores.finish(outcome.run, summary, register, say, patience)
+
+    def hurry() -> float | None:
+        return None if not stop.requested else 5.0 if not stop.at_once else 0.5
+
+    outcome.mirrored = stores.finish(outcome.run, summary, register, say, hurry)
     return unwritten
 
 

@@ -49,7 +49,7 @@ class Stores:
         summary: Mapping[str, Any],
         register: str | None,
         say: Callable[[str], None],
-        patience: float = PATIENCE,
+        hurry: Callable[[], float | None] = lambda: None,
     ) -> bool:
         """Write what became of a search, and the rest of its trials.
 
@@ -58,22 +58,21 @@ class Stores:
             summary: see `d3tune.search.summary.summarise`.
             register: see `d3tune.search.search.Plan.register_as`.
             say: takes one line of each store that is not complete.
-            patience: seconds to go on trying, for each.
+            hurry: see `d3tune.search.following.Following.finish`.
 
         Returns:
             Whether they have everything.
         """
         mirror = self.mirror
         mirror.further = model_writer(run.model, register, say)
-        missed = mirror.finish(
-            summary["state"], parent_metrics(summary), best_artifacts(run), patience, end_tags(run, summary)
-        )
+        metrics, tags = parent_metrics(summary), end_tags(run, summary)
+        missed = mirror.finish(summary["state"], metrics, best_artifacts(run), PATIENCE, tags, hurry)
         if missed is not None:
             say(f"MLflow at {mirror.uri} is not complete ({missed}); write the rest with: {run.sync_command}")
-        return self._copied(run, say, patience) and missed is None
+        return self._copied(run, say, hurry) and missed is None
 
-    def _copied(self, run: RunDirectory, say: Callable[[str], None], patience: float) -> bool:
-        missed = None if self.copy is None else self.copy.finish(patience)
+    def _copied(self, run: RunDirectory, say: Callable[[str], None], hurry: Callable[[], float | None]) -> bool:
+        missed = None if self.copy is None else self.copy.finish(PATIENCE, hurry)
         if self.copy is not None and missed is not None:
             say(f"the study's copy in {self.copy.url} is not complete ({missed}); the rest: {run.sync_command}")
         return missed is None

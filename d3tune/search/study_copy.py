@@ -116,15 +116,19 @@ class StudyCopy:
             trials = self._ledger.trials()
             storage = self._storage or self._open(trials)
             for trial in trials:
-                self._write(storage, trial)
+                if self._following.given_up.is_set():
+                    return
+                if not self._has(trial):
+                    self._write(storage, trial)
+                    self._following.took()
         except Exception:
             # a trial may have been written although the answer was lost: look at them all again
             self._close()
             raise
 
-    def finish(self, patience: float) -> str | None:
+    def finish(self, patience: float, hurry: Callable[[], float | None] = lambda: None) -> str | None:
         """Stop the thread and write the rest; see `Following.finish`."""
-        missed = self._following.finish(lambda: None, patience)
+        missed = self._following.finish(lambda: None, patience, hurry)
         if missed is None:
             self._close()
         return missed
@@ -161,10 +165,12 @@ class StudyCopy:
             "objective": search.searched_metric,
         }
 
+    def _has(self, trial: FrozenTrial) -> bool:
+        """Whether a trial is there to its end."""
+        return trial.number < len(self._held) and self._held[trial.number].state.is_finished()
+
     def _write(self, storage: BaseStorage, trial: FrozenTrial) -> None:
         held = self._held[trial.number] if trial.number < len(self._held) else None
-        if held is not None and held.state.is_finished():
-            return
         shown = _shown(trial)
         if held is None:
             made = storage.get_trial(storage.create_new_trial(self._study, template_trial=shown))

@@ -5,6 +5,7 @@ What a run says is in `shown`, what its experiment and parent hold in `parent`; 
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from d3tune.files import home, writable_directory
 from d3tune.search import chatter
 from d3tune.search.batches import log_run
 from d3tune.search.databases import driven
-from d3tune.search.following import OPENING, Following
+from d3tune.search.following import OPENING, SYNC_SECONDS, Following
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.mlflow_file import absolute, create_store, file_of
 from d3tune.search.parent import attach, note_best, open_experiment, open_parent
@@ -149,6 +150,8 @@ class Mirror:
         self._states: dict[int, str] = {}
         self._with_params: set[int] = set()
         self._with_tuned: set[int] = set()
+        self._with_end: set[int] = set()
+        self._behind = False
         self.further: Callable[[MlflowClient, str, str], None] | None = None
 
     @property
@@ -178,15 +181,27 @@ class Mirror:
 
     def sync(self) -> None:
         """Write everything the study has and MLflow has not; one thread at a time calls it."""
+        began = time.monotonic()
         try:
             self._open()
-            for trial in self._ledger.trials():
-                if self._closed.get(trial.number) != trial.state.name:
-                    self._write_trial(trial)
+            for trial in self._due(self._ledger.trials()):
+                if self._following.given_up.is_set():
+                    return
+                self._write_trial(trial)
+                self._following.took()
         except Exception:
             # a run may have been created although its answer was lost: look all runs up again
             self._client = None
             raise
+        self._behind = time.monotonic() - began > SYNC_SECONDS
+
+    def _due(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """What to write of a study: a store that cannot keep up gets of a trial all at once, after its end."""
+        return [
+            trial
+            for trial in trials
+            if self._closed.get(trial.number) != trial.state.name and (trial.state.is_finished() or not self._behind)
+        ]
 
     def finish(
         self,
@@ -195,6 +210,7 @@ class Mirror:
         artifacts: Sequence[Path] = (),
         patience: float = 15.0,
         tags: Mapping[str, str] | None = None,
+        hurry: Callable[[], float | None] = lambda: None,
     ) -> str | None:
         """Stop the thread, write the rest and close the parent.
 
@@ -202,13 +218,14 @@ class Mirror:
             state: ``done``, ``interrupted`` or ``failed``; any trial still running is marked interrupted.
             metrics: of the parent: best ``val/H`` and the confirmed ``test/…``.
             artifacts: files and folders to attach to the parent, see `d3tune.search.parent.attach`.
-            patience: seconds to go on trying.
+            patience: seconds to go on trying while the store takes nothing.
             tags: of the parent: its note.
+            hurry: see `Following.finish`.
 
         Returns:
             Why the store is not complete, or None where it is.
         """
-        return self._following.finish(lambda: self._close(state, metrics, artifacts, tags or {}), patience)
+        return self._following.finish(lambda: self._close(state, metrics, artifacts, tags or {}), patience, hurry)
 
     def _close(
         self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path], tags: Mapping[str, str]
@@ -296,7 +313,8 @@ class Mirror:
         client.update_run(run_id, status="RUNNING")
 
     def _create(self, client: "MlflowClient", trial: FrozenTrial) -> str:
-        tags = child_tags(self._run, trial.number, self._parent)
+        # the tags of a trial that is over already are one write less; its status still says that it is not all there
+        tags = {**child_tags(self._run, trial.number, self._parent), **_tags_of_end(trial)}
         name = child_name(self._search, trial.number)
         run = client.create_run(self._experiment, _milliseconds(trial.datetime_start), tags, name)
         return str(run.info.run_id)
@@ -307,6 +325,7 @@ class Mirror:
             if CONFIG_ATTR not in trial.user_attrs and trial.state == TrialState.RUNNING:
                 return
             self._children[number] = self._create(client, trial)
+            self._with_end |= {number} if trial.state.is_finished() else set()
         run_id = self._children[number]
         reports = reports_of(trial)
         # first, so that a batch that is cut short has them
@@ -317,7 +336,7 @@ class Mirror:
                 rows += [(key, value, report.update) for key, value in shown.items()]
         params = {} if number in self._with_params else trial_params(trial)
         ended = trial.state != TrialState.RUNNING
-        log_run(client, run_id, rows, params, trial_end_tags(trial) if ended else {})
+        log_run(client, run_id, rows, params, {} if number in self._with_end else _tags_of_end(trial))
         self._with_params.add(number)
         self._with_tuned.add(number)
         # a study that lost its last record is behind MLflow until it has made that again
@@ -326,6 +345,10 @@ class Mirror:
             # last: a later process takes a run with the tag and this status for finished
             client.set_terminated(run_id, STATUS[trial.state], _milliseconds(trial.datetime_complete))
             self._closed[number] = trial.state.name
+
+
+def _tags_of_end(trial: FrozenTrial) -> dict[str, str]:
+    return trial_end_tags(trial) if trial.state.is_finished() else {}
 
 
 def _milliseconds(when: datetime | None) -> int | None:

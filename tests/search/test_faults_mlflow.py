@@ -51,9 +51,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     finish, text = Mirror.finish, sqlalchemy.sql.text
 
     def soon(
-        self: Mirror, state: str, metrics: Any, artifacts: Any = (), patience: float = 1.0, tags: Any = None
+        self: Mirror, state: str, metrics: Any, artifacts: Any = (), patience: float = 1.0, *rest: Any, **further: Any
     ) -> str | None:
-        return finish(self, state, metrics, artifacts, min(patience, 1.0), tags)
+        return finish(self, state, metrics, artifacts, min(patience, 1.0), *rest, **further)
 
     monkeypatch.setattr(Mirror, "finish", soon)
     monkeypatch.setattr(sqlalchemy.sql, "text", lambda words: text(words.replace("busy_timeout = 20000", BUSY)))

@@ -1,6 +1,8 @@
 """The mirror over a real store, whatever the store refuses meanwhile: nothing twice, nothing closed too early."""
 
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from d3tune.config import SearchConfig
-from d3tune.search import following, shown
+from d3tune.search import following, shown, tracking
 from d3tune.search.batches import METRICS_PER_BATCH
 from d3tune.search.executor import StopSignal
 from d3tune.search.mirrored import mirror_faults
@@ -92,6 +94,28 @@ def refuse(monkeypatch: pytest.MonkeyPatch, name: str, refused: Callable[[int], 
     return calls
 
 
+def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+    """A store that takes so long for the run of a trial; returns those begun."""
+    make, begun = MlflowClient.create_run, list[int]()
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        if "tags" not in options:
+            begun.append(len(begun))
+            time.sleep(seconds)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", late)
+    return begun
+
+
+def settle() -> None:
+    """Wait until whoever was given up has noticed it."""
+    for thread in threading.enumerate():
+        if thread.name == "completing":
+            thread.join(60)
+            assert not thread.is_alive(), "it goes on although nobody waits"
+
+
 @pytest.mark.parametrize("refused", [{1}, {1, 2, 3}, {2}])
 def test_what_is_refused_at_the_end_is_tried_again(
     refused: set[int], store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
@@ -110,15 +134,10 @@ def test_it_is_given_up_when_patience_is_over_and_the_reason_is_told(
 ) -> None:
     ledger = open_ledger(pruner="none")
     train(ledger, [report(step, 0.5) for step in STEPS])
-
-    def always(call: int) -> bool:
-        if call > 50:
-            # no `Exception`, which the mirror would take for the store's trouble
-            pytest.fail("it is not given up")
-        return True
-
-    refuse(monkeypatch, "create_run", always)
-    assert mirror(store, ledger).finish("done", {}, patience=0.0) == "refused"
+    calls = refuse(monkeypatch, "create_run", lambda call: True)
+    assert mirror(store, ledger).finish("done", {}, patience=2.0) == "refused"
+    assert calls[0] > 1
+    settle()
 
 
 @pytest.fixture
@@ -144,7 +163,60 @@ def test_a_search_that_is_interrupted_waits_less_for_a_server(
     assert outcome.interrupted
     assert not outcome.mirrored
     (line,) = (line for line in said if "is not complete" in line)
-    assert line.startswith(f"MLflow at {silent} is not complete (no answer within 2 s); ")
+    assert line.startswith(f"MLflow at {silent} is not complete (no answer within 5 s); ")
+
+
+def test_a_store_that_is_behind_is_waited_for_while_it_takes_what_is_written(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "SILENT_SECONDS", 0.0)
+    ledger, said = open_ledger(pruner="none"), list[str]()
+    for _ in range(8):
+        train(ledger, [report(step, 0.5) for step in STEPS])
+    slow(monkeypatch, 0.6)
+    # eight of these are more than patience, and one is less
+    assert Mirror(store, ledger, RUN, said.append).finish("done", {}, patience=4.0) is None
+    assert faults(store, ledger) == []
+    assert said == [f"MLflow at {store} is behind and is being completed; Ctrl-C leaves the rest for later"]
+
+
+def test_who_asks_to_stop_waits_no_longer_for_a_store_that_is_behind(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "HURRIED_SECONDS", 0.5)
+    ledger = open_ledger(pruner="none")
+    for _ in range(8):
+        train(ledger, [report(step, 0.5) for step in STEPS])
+    with monkeypatch.context() as context:
+        begun = slow(context, 0.5)
+        # the first is there
+        missed = mirror(store, ledger).finish("interrupted", {}, 60.0, hurry=lambda: 60.0 if len(begun) > 1 else None)
+        assert missed == "it was behind, and not waited for"
+        settle()
+    assert len(runs(store)) < 1 + 8
+    assert mirror(store, ledger).finish("done", {}) is None
+    assert faults(store, ledger) == []
+
+
+def test_of_a_trial_that_runs_a_store_that_is_behind_gets_nothing_before_its_end(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(pruner="none")
+    train(ledger, [report(STEPS[0], 0.5)], complete=False)
+    held = mirror(store, ledger)
+    held.sync()
+    assert child(store, 0).data.metrics["val/H"] == 0.5
+    # every pass takes too long
+    monkeypatch.setattr(tracking, "SYNC_SECONDS", 0.0)
+    held.sync()
+    assert not ledger.report(0, report(STEPS[1], 0.6))
+    held.sync()
+    assert child(store, 0).data.metrics["val/H"] == 0.5
+    ledger.complete(0)
+    held.sync()
+    assert child(store, 0).data.metrics["val/H"] == 0.6
+    assert held.finish("done", {}) is None
+    assert faults(store, ledger) == []
 
 
 def test_runs_are_found_again_on_whichever_page_they_are(
