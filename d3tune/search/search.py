@@ -184,7 +184,7 @@ def run_search(
     state = "failed"
     outcome = Outcome(run, experiment=stores.mirror.experiment_name)
     try:
-        opened = executor or open_executor(plan.resources, run.log, stop, plan.num_gpus, [site_of(run)])
+        opened = executor or open_executor(plan.resources, run.log, stop, plan.num_gpus, [site_of(run)], say)
         with closing(progress.watched(opened, run.search)) as executor:
             opening.result()
             plan = _packed(run, plan, ledger, executor, measure, stop, say)

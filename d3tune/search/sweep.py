@@ -117,7 +117,7 @@ def run_sweep(cells: Sequence[Cell], plan: Plan, log: Path, stop: StopSignal, sa
             stack.enter_context(cell.run.owned(say))
             cell.run = as_itself(cell.run, say)
         sites = [site_of(cell.run) for cell in cells]
-        executor = stack.enter_context(closing(open_executor(plan.resources, log, stop, plan.num_gpus, sites)))
+        executor = stack.enter_context(closing(open_executor(plan.resources, log, stop, plan.num_gpus, sites, say)))
         shared = Shared(executor, len(cells), alone=plan.resources.executor == "local")
         # as daemons: told to stop at once, the process does not wait for what they train
         threads = [

@@ -123,6 +123,41 @@ def test_on_a_network_a_node_is_lost_and_another_that_joins_is_used(
 
 
 @pytest.mark.cluster
+def test_a_cluster_without_a_node_that_trains_is_said_and_goes_on_when_one_joins(
+    clusters: Any, ready: Path, tiny: dict[str, Any], commands: Any
+) -> None:
+    words = (*commands.options(tiny, **LONG), *PLAIN, "--trials", "2")
+    with clusters.cluster(cpus=0) as made:
+        node = made.join()
+        with commands.running(ready, *words, "--address", made.address, **made.environment) as command:
+            commands.until(lambda: list(ready.glob("runs/*/trials/*/checkpoint-*.json")), "a checkpoint")
+            node.kill("raylet")
+            commands.until(lambda: "no machine of the cluster can train" in "".join(command.err), "the line")
+            made.join()
+            assert command.end() == 0, command.err
+        assert "can train again" in "".join(command.err)
+    assert_whole(commands.only_run(ready), ready, 2)
+
+
+@pytest.mark.cluster
+def test_a_search_whose_time_is_over_does_not_wait_for_a_node(
+    clusters: Any, ready: Path, tiny: dict[str, Any], commands: Any
+) -> None:
+    words = (*commands.options(tiny, **LONG), *PLAIN, "--trials", "2", "--time", "40s")
+    with clusters.cluster(cpus=0) as made:
+        node = made.join()
+        with commands.running(ready, *words, "--address", made.address, **made.environment) as command:
+            commands.until(lambda: list(ready.glob("runs/*/trials/*/checkpoint-*.json")), "a checkpoint")
+            node.kill("raylet")
+            assert command.end() == 130, command.err
+        assert "the time is over and no machine of the cluster can train" in "".join(command.err)
+    run = commands.only_run(ready)
+    with commands.running(ready, "resume", run.name, "--address", "none", "--time", "1h") as command:
+        assert command.end() == 0, command.err
+    assert_whole(run, ready, 2)
+
+
+@pytest.mark.cluster
 def test_a_node_that_joins_is_used(pair: Any, ready: Path, tiny: dict[str, Any], commands: Any) -> None:
     search = commands.options(tiny, **LONG)
     with commands.running(

@@ -1,6 +1,6 @@
 """Which executor a command gets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from d3tune.config import Resources
@@ -10,7 +10,12 @@ from d3tune.search.executor.site import Site
 
 
 def open_executor(
-    resources: Resources, log_file: Path, stop: StopSignal, num_gpus: int | None = None, sites: Sequence[Site] = ()
+    resources: Resources,
+    log_file: Path,
+    stop: StopSignal,
+    num_gpus: int | None = None,
+    sites: Sequence[Site] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Executor:
     """Start what the resources name; the caller closes it.
 
@@ -20,6 +25,7 @@ def open_executor(
         stop: of the command, which may be told to stop while Ray starts.
         num_gpus: logical GPUs of a private Ray; None detects the real ones.
         sites: what every node of a cluster must have.
+        say: takes one line where a cluster has no machine left that could train.
 
     Raises:
         UsageError: a trial can never fit, or a node of the cluster lacks something.
@@ -30,4 +36,4 @@ def open_executor(
     # Ray takes seconds to import
     from d3tune.search.executor.ray import RayExecutor
 
-    return RayExecutor(resources, log_file, num_gpus, stop, sites)
+    return RayExecutor(resources, log_file, num_gpus, stop, sites, say)

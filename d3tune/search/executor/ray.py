@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from d3tune.errors import D3TuneError, UsageError
 from d3tune.search.executor import StopSignal, TrialQueue, messages
 from d3tune.search.executor.apart import on_loopback, ray_apart
 from d3tune.search.executor.bridge import WORKER_FAILURES, Drain, Fatal, StudyPruner, StudySearcher
+from d3tune.search.executor.deserted import watched
 from d3tune.search.executor.ending import before_end
 from d3tune.search.executor.environment import ray, tune
 from d3tune.search.executor.lastwords import last_words
@@ -46,6 +47,7 @@ class RayExecutor:
         num_gpus: int | None = None,
         stop: StopSignal | None = None,
         sites: Sequence[Site] = (),
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Start or join Ray.
 
@@ -55,13 +57,14 @@ class RayExecutor:
             num_gpus: logical GPUs of a private Ray; None detects the real ones.
             stop: of the search, which may be told to stop while Ray starts.
             sites: of the searches; every node of a cluster is looked at for them.
+            say: takes one line where a cluster has no machine left that could train.
 
         Raises:
             UsageError: a trial can never fit, or a node of the cluster lacks something.
             D3TuneError: the cluster cannot be reached.
         """
         self._resources, self._log_file = resources, log_file
-        self._stop = stop or StopSignal()
+        self._stop, self._say = stop or StopSignal(), say
         self._not_ours = descendants(os.getpid())
         self._lifeline: Lifeline | None = None
         self._order = ""
@@ -121,7 +124,8 @@ class RayExecutor:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        with self._waiting(gpus):
+            tuner.fit()
         if fatal.error is not None:
             raise fatal.error
 
@@ -141,9 +145,11 @@ class RayExecutor:
             if on_result is not None:
                 on_result(index, result)
 
-        crowded = self._call(function, dict(enumerate(items)), self._resources.gpus_per_trial, stop, keep)
-        if crowded:
-            self._call(function, crowded, WHOLE, stop, keep)
+        share = self._resources.gpus_per_trial
+        with self._waiting(share):
+            crowded = self._call(function, dict(enumerate(items)), share, stop, keep)
+            if crowded:
+                self._call(function, crowded, WHOLE, stop, keep)
         return [results[index] for index in range(len(items))]
 
     def share_gpus(self, gpus_per_trial: float) -> None:
@@ -291,6 +297,12 @@ class RayExecutor:
             return recounted(lambda: self._places(gpus), self._resources.concurrency)
         most = self._at_once(gpus)
         return lambda: most
+
+    def _waiting(self, gpus: float) -> AbstractContextManager[None]:
+        """For as long as there is something to be done: see `deserted`."""
+        if self._resources.address is None:
+            return nullcontext()
+        return watched(lambda: self._places(gpus), self._stop, self._say)
 
     def _places(self, gpus: float) -> int:
         """How many trials fit at once, node by node, each with so much of a GPU."""

@@ -1,0 +1,64 @@
+"""A cluster without a machine that could train: said, and not waited for beyond a search's time."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from d3tune.search.executor import StopSignal
+
+LOOK_SECONDS = 2.0
+# machines that are put in the place of lost ones come and go within this time and are no news
+AWAY_SECONDS = 30.0
+
+
+@contextmanager
+def watched(places: Callable[[], int], stop: StopSignal, say: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, say where no machine of a cluster can train any more, and where one can again.
+
+    What was running goes on once a machine joins, from its last checkpoints. Where the time of the search is over, it
+    is told to stop: its trials would wait for a machine for ever.
+
+    Args:
+        places: how many trials the cluster has places for; what it raises counts as not known.
+        stop: of the search.
+        say: takes one line an event.
+    """
+    closed = threading.Event()
+    watch = threading.Thread(target=_watch, args=(places, stop, say, closed), name="deserted", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        closed.set()
+        watch.join()
+
+
+def _watch(places: Callable[[], int], stop: StopSignal, say: Callable[[str], None], closed: threading.Event) -> None:
+    since, said = time.monotonic(), False
+    while not closed.wait(LOOK_SECONDS) and not stop.requested:
+        now, found = time.monotonic(), _counted(places)
+        if found is None:
+            # the head is away: that is another one's to say
+            continue
+        if found > 0:
+            if said:
+                say("a machine of the cluster can train again: the search goes on there")
+            since, said = now, False
+        elif now > since + AWAY_SECONDS:
+            if not said:
+                say(
+                    "no machine of the cluster can train any more: trials wait until one joins, and go on from their "
+                    "last checkpoints; Ctrl-C ends the search, to be resumed"
+                )
+            said = True
+            if stop.deadline is not None and now > stop.deadline:
+                say("the time is over and no machine of the cluster can train: the search ends, to be resumed")
+                stop.requested = True
+
+
+def _counted(places: Callable[[], int]) -> int | None:
+    try:
+        return places()
+    except Exception:
+        return None
