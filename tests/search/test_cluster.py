@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+import d3tune
 from d3tune.data.prepared import open_prepared
 from d3tune.search.invariants import run_faults
 from d3tune.search.run import RunDirectory
@@ -220,6 +221,24 @@ def test_a_node_that_does_not_see_the_run_is_refused_by_its_address(
         assert command.end() == 2, command.err
     assert command.err[-1].startswith("d3tune: node 127.0.0.3: it does not see the run directory ")
     assert read_trials(commands.only_run(ready).journal) == []
+
+
+@pytest.mark.cluster
+def test_a_node_that_joins_and_cannot_load_d3tune_ends_the_search_and_fails_no_trial(
+    pair: Any, ready: Path, tiny: dict[str, Any], commands: Any, tmp_path: Path
+) -> None:
+    package = Path(d3tune.__file__).parent
+    words = (*commands.options(tiny, **LONG), *PLAIN, "--trials", "6", "--concurrency", "2", "--address", pair.address)
+    with commands.running(ready, *words, **pair.environment) as command:
+        commands.until(lambda: actors(pair.head) == 1, "the first trial")
+        pair.join(before=hidden(package, tmp_path / "empty"))
+        assert command.end() == 2, command.err
+    assert command.err[-1].startswith("d3tune: node 127.0.0.3: "), command.err
+    run = commands.only_run(ready)
+    assert TrialState.FAIL not in {trial.state for trial in read_trials(run.journal)}
+    with commands.running(ready, "resume", run.name, "--address", "none") as command:
+        assert command.end() == 0, command.err
+    assert_whole(run, ready, 6)
 
 
 @pytest.mark.cluster

@@ -54,8 +54,20 @@ class StudySearcher(_Shell, tune.search.Searcher):
         gpu_share: float = 0.0,
         order: str = "",
         room: Callable[[], int] | None = None,
+        suspect: Callable[[], None] = lambda: None,
     ) -> None:
+        """Take what the executor knows.
+
+        Args:
+            turns: gives trials.
+            fatal: takes what the search itself raises.
+            gpu_share: of a trial.
+            order: see `d3tune.search.executor.nodes.Nodes`.
+            room: how many trials there are places for; None for no limit.
+            suspect: called before a trial counts as failed for its worker; raises where a machine is to blame.
+        """
         super().__init__()
+        self._suspect = suspect
         self._room, self._live = room, set[str]()
         self._turns, self._fatal, self._gpu_share = turns, fatal, gpu_share
         # the same for all of them
@@ -95,6 +107,7 @@ class StudySearcher(_Shell, tune.search.Searcher):
 
     def _end(self, queue: TrialQueue, number: int, result: dict[str, Any] | None, error: bool) -> None:
         if error:
+            self._suspect()
             queue.ledger.fail(number, f"its worker process died {WORKER_FAILURES + 1} times")
         elif result is not None and "fatal" in result:
             raise RunError(result["fatal"])

@@ -63,10 +63,17 @@ class Nodes:
         actor: Any = ray.remote(Parcels)
         self._parcels = actor.options(name=name, num_cpus=0, scheduling_strategy=_on(here)).remote(plain)
         self.order = json.dumps({"sites": plain, "parcels": name, "version": d3tune.__version__})
-        self._look()
+        self._known: set[str] = set()
+        self.look()
 
-    def _look(self) -> None:
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
+    def look(self) -> None:
+        """Look at every machine that was not looked at yet.
+
+        Raises:
+            UsageError: one cannot do what is asked for; the message names it by its address.
+        """
+        there = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
+        nodes = [node for node in there if node["NodeID"] not in self._known]
         look: Any = ray.remote(num_cpus=0, max_retries=0)(looked_at)
         asked = {look.options(scheduling_strategy=_on(node["NodeID"])).remote(self.order): node for node in nodes}
         ready, slow = ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_SECONDS) if asked else ([], [])
@@ -75,6 +82,7 @@ class Nodes:
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             raise UsageError(f"node {faults[0]}{more}; mend that, or take the node out of the cluster")
+        self._known.update(node["NodeID"] for node in nodes)
 
 
 @lru_cache(maxsize=4)

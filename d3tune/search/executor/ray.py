@@ -16,11 +16,11 @@ from d3tune.errors import D3TuneError, UsageError
 from d3tune.search.executor import StopSignal, TrialQueue, messages
 from d3tune.search.executor.apart import on_loopback, ray_apart
 from d3tune.search.executor.bridge import WORKER_FAILURES, Drain, Fatal, StudyPruner, StudySearcher
-from d3tune.search.executor.deserted import watched
 from d3tune.search.executor.ending import before_end
 from d3tune.search.executor.environment import ray, tune
 from d3tune.search.executor.lastwords import last_words
 from d3tune.search.executor.lifeline import Lifeline, children, server
+from d3tune.search.executor.machines import watched
 from d3tune.search.executor.nodes import Nodes, recounted
 from d3tune.search.executor.processes import descendants, kill
 from d3tune.search.executor.site import Site
@@ -68,6 +68,7 @@ class RayExecutor:
         self._not_ours = descendants(os.getpid())
         self._lifeline: Lifeline | None = None
         self._order = ""
+        self._nodes: Nodes | None = None
         self._places_taken = _Taken()
         self._ending = ExitStack()
         self._temporary = TemporaryFolder()
@@ -106,7 +107,7 @@ class RayExecutor:
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, self._request(gpus)),
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(turns, fatal, gpus, self._order, self._room(gpus)),
+                search_alg=StudySearcher(turns, fatal, gpus, self._order, self._room(gpus), self._suspect),
                 scheduler=StudyPruner(turns, fatal),
                 num_samples=-1,
                 # of a cluster the room is counted again as nodes come and go
@@ -124,7 +125,7 @@ class RayExecutor:
                 verbose=0,
             ),
         )
-        with self._waiting(gpus):
+        with self._watched(gpus, fatal):
             tuner.fit()
         if fatal.error is not None:
             raise fatal.error
@@ -146,7 +147,7 @@ class RayExecutor:
                 on_result(index, result)
 
         share = self._resources.gpus_per_trial
-        with self._waiting(share):
+        with self._watched(share):
             crowded = self._call(function, dict(enumerate(items)), share, stop, keep)
             if crowded:
                 self._call(function, crowded, WHOLE, stop, keep)
@@ -298,11 +299,22 @@ class RayExecutor:
         most = self._at_once(gpus)
         return lambda: most
 
-    def _waiting(self, gpus: float) -> AbstractContextManager[None]:
-        """For as long as there is something to be done: see `deserted`."""
+    def _suspect(self) -> None:
+        """Look at machines that joined since, where a worker was lost too often: one may be unable to train at all."""
+        if self._nodes is not None:
+            self._nodes.look()
+
+    def _watched(self, gpus: float, fatal: Fatal | None = None) -> AbstractContextManager[None]:
+        """The machines of a cluster, for as long as there is something to be done: see `machines`."""
         if self._resources.address is None:
             return nullcontext()
-        return watched(lambda: self._places(gpus), self._stop, self._say)
+
+        def look() -> None:
+            if fatal is not None:
+                with fatal.noted():
+                    self._suspect()
+
+        return watched(lambda: self._places(gpus), self._stop, self._say, look)
 
     def _places(self, gpus: float) -> int:
         """How many trials fit at once, node by node, each with so much of a GPU."""

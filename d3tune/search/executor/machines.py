@@ -1,4 +1,4 @@
-"""A cluster without a machine that could train: said, and not waited for beyond a search's time."""
+"""A cluster's machines as they come and go: new ones are looked at, and it is said where none is left that trains."""
 
 import threading
 import time
@@ -13,7 +13,9 @@ AWAY_SECONDS = 30.0
 
 
 @contextmanager
-def watched(places: Callable[[], int], stop: StopSignal, say: Callable[[str], None]) -> Iterator[None]:
+def watched(
+    places: Callable[[], int], stop: StopSignal, say: Callable[[str], None], look: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """While the block runs, say where no machine of a cluster can train any more, and where one can again.
 
     What was running goes on once a machine joins, from its last checkpoints. Where the time of the search is over, it
@@ -23,9 +25,10 @@ def watched(places: Callable[[], int], stop: StopSignal, say: Callable[[str], No
         places: how many trials the cluster has places for; what it raises counts as not known.
         stop: of the search.
         say: takes one line an event.
+        look: looks at machines that are new; it stops the search itself where one cannot train.
     """
     closed = threading.Event()
-    watch = threading.Thread(target=_watch, args=(places, stop, say, closed), name="deserted", daemon=True)
+    watch = threading.Thread(target=_watch, args=(places, stop, say, look, closed), name="machines", daemon=True)
     watch.start()
     try:
         yield
@@ -34,13 +37,20 @@ def watched(places: Callable[[], int], stop: StopSignal, say: Callable[[str], No
         watch.join()
 
 
-def _watch(places: Callable[[], int], stop: StopSignal, say: Callable[[str], None], closed: threading.Event) -> None:
+def _watch(
+    places: Callable[[], int],
+    stop: StopSignal,
+    say: Callable[[str], None],
+    look: Callable[[], None],
+    closed: threading.Event,
+) -> None:
     since, said = time.monotonic(), False
     while not closed.wait(LOOK_SECONDS) and not stop.requested:
         now, found = time.monotonic(), _counted(places)
         if found is None:
             # the head is away: that is another one's to say
             continue
+        look()
         if found > 0:
             if said:
                 say("a machine of the cluster can train again: the search goes on there")
