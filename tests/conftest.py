@@ -1,15 +1,18 @@
 """What tests of every part use: a home of their own, an empty MLflow store, the command line in this process."""
 
+import importlib.util
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from d3tune.cli import main
+from d3tune.search.mlflow_file import create_store
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,25 @@ class Ended:
 
 
 @pytest.fixture(scope="session")
+def module_of() -> Callable[[Path], ModuleType]:
+    """``module_of(path)``: a module beside the tests, which pytest's import mode lets none of them import."""
+
+    def load(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"d3tune_test_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store: creating its tables takes over a second."""
-    from mlflow import MlflowClient
-
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
+    create_store(f"sqlite:///{path}")
     return path
 
 

@@ -1,7 +1,6 @@
 """The command report on a run that the program made: its files, its errors, and the page in a browser."""
 
 import base64
-import importlib.util
 import json
 import os
 import shutil
@@ -55,15 +54,9 @@ def run(searched: Path, isolated: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser() -> ModuleType:
-    """The module ``browser.py`` beside this file; pytest's import mode lets no test import it."""
-    spec = importlib.util.spec_from_file_location("d3tune_test_browser", Path(__file__).with_name("browser.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def browser(module_of: Callable[[Path], ModuleType]) -> ModuleType:
+    """The module ``browser.py`` beside this file."""
+    return module_of(Path(__file__).with_name("browser.py"))
 
 
 def test_a_run_is_reported_beside_itself(d3tune: Command, run: Path) -> None:

@@ -273,8 +273,6 @@ class AnyContract:
 class GenerativeContract(AnyContract):
     """What holds of every backbone that generates features and is trained by `Training`."""
 
-    reads_noise_dim: ClassVar[bool] = True
-
     @pytest.fixture
     def model(self, make: Make) -> Backbone[Any]:
         training: Training = make()
@@ -322,15 +320,6 @@ class GenerativeContract(AnyContract):
         assert noise.mean().item() == pytest.approx(0, abs=0.05)
         assert noise.std().item() == pytest.approx(1, abs=0.05)
         assert torch.equal(noise, model.draw_noise(2000, torch.Generator().manual_seed(3)))
-
-    @pytest.mark.parametrize("noise_dim", [3, None])
-    def test_noise_dim_is_honoured(self, make: Make, hanzi_slice: Tensors, noise_dim: int | None) -> None:
-        if not self.reads_noise_dim:
-            pytest.skip("draws its noise in feature space")
-        training: Training = make(noise_dim=noise_dim)
-        assert training.backbone.noise_dim == (noise_dim or hanzi_slice.semantics.shape[1])
-        training.advance(1)
-        training.evaluate(["softmax"])
 
     # gradients
 
@@ -465,13 +454,24 @@ class GenerativeContract(AnyContract):
             assert alone.diagnostics == among.diagnostics
 
 
-class TestGan(GenerativeContract):
+class NoiseDimContract(GenerativeContract):
+    """Also of those whose noise has a width of its own; the others draw it in feature space."""
+
+    @pytest.mark.parametrize("noise_dim", [3, None])
+    def test_noise_dim_is_honoured(self, make: Make, hanzi_slice: Tensors, noise_dim: int | None) -> None:
+        training: Training = make(noise_dim=noise_dim)
+        assert training.backbone.noise_dim == (noise_dim or hanzi_slice.semantics.shape[1])
+        training.advance(1)
+        training.evaluate(["softmax"])
+
+
+class TestGan(NoiseDimContract):
     name = "gan"
     small = SHARED | {"noise_dim": 6, "critic_steps": 2}
     learns = LEARNS | {"generator_lr": 2e-3, "noise_dim": 16, "critic_steps": 2, "gcls_weight": 0.1}
 
 
-class TestGanAroundAnchors(GenerativeContract):
+class TestGanAroundAnchors(NoiseDimContract):
     """The generator models the residual around class means by ridge regression."""
 
     name = "gan"
@@ -479,19 +479,19 @@ class TestGanAroundAnchors(GenerativeContract):
     learns = TestGan.learns | {"anchor": "ridge"}
 
 
-class TestCegan(GenerativeContract):
+class TestCegan(NoiseDimContract):
     name = "cegan"
     small = TestGan.small | {"contrast_dim": 20, "projection_dim": 10, "relation_dim": 16}
     learns = TestGan.learns | {"contrast_dim": 128, "projection_dim": 32, "relation_dim": 64}
 
 
-class TestVaegan(GenerativeContract):
+class TestVaegan(NoiseDimContract):
     name = "vaegan"
     small = TestGan.small | {"decoder_dim": 20}
     learns = TestGan.learns | {"decoder_dim": 64}
 
 
-class TestVae(GenerativeContract):
+class TestVae(NoiseDimContract):
     name = "vae"
     small = SHARED | {"noise_dim": 6, "vae_warmup": 4}
     learns = LEARNS | {"generator_lr": 3e-3, "noise_dim": 16, "vae_beta": 0.3, "vae_warmup": 50, "updates": 250}
@@ -503,10 +503,9 @@ class TestVaeWithOutputNoise(GenerativeContract):
     name = "vae"
     small = TestVae.small | {"output_noise": 0.5}
     learns = TestVae.learns | {"output_noise": 0.3}
-    reads_noise_dim = False
 
 
-class TestVaeWithCrossEntropy(GenerativeContract):
+class TestVaeWithCrossEntropy(NoiseDimContract):
     """Its loss is not defined for numbers outside [0, 1], NaN among them."""
 
     name = "vae"
@@ -525,7 +524,6 @@ class TestDiffusion(GenerativeContract):
         "updates": 250,
     }
     learns_on = "hanzi_standard"
-    reads_noise_dim = False
 
 
 class TestDiffusionWithGuidance(GenerativeContract):
@@ -535,7 +533,6 @@ class TestDiffusionWithGuidance(GenerativeContract):
     small = TestDiffusion.small | {"guidance": 0.3, "semantics_noise": 0.2, "min_snr": True}
     learns = TestDiffusion.learns | {"guidance": 0.3, "semantics_noise": 0.1}
     learns_on = "hanzi_standard"
-    reads_noise_dim = False
 
 
 class TestRezsl(AnyContract):

@@ -1,6 +1,5 @@
 """What launches a search, run for real where no cluster is: stand-ins for the scheduler, the rest as it is."""
 
-import importlib.util
 import os
 import shlex
 import shutil
@@ -55,16 +54,9 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def commands() -> ModuleType:
+def commands(module_of: Callable[[Path], ModuleType]) -> ModuleType:
     """The module ``commands.py`` of the tests of searches."""
-    path = ROOT / "tests" / "search" / "commands.py"
-    spec = importlib.util.spec_from_file_location("d3tune_test_runner_commands", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_of(ROOT / "tests" / "search" / "commands.py")
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Small searches: a home of its own for each test, tiny hyper-parameters, a toy dataset as a pair of files."""
 
-import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,16 +62,9 @@ def isolated(home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def commands() -> ModuleType:
-    """The module ``commands.py`` beside this file; pytest's import mode lets no test import it."""
-    path = Path(__file__).with_name("commands.py")
-    spec = importlib.util.spec_from_file_location("d3tune_test_commands", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def commands(module_of: Callable[[Path], ModuleType]) -> ModuleType:
+    """The module ``commands.py`` beside this file."""
+    return module_of(Path(__file__).with_name("commands.py"))
 
 
 @pytest.fixture(scope="session")

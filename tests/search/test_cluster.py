@@ -4,11 +4,9 @@ All nodes are this machine's, each with an address, processes and, where that is
 of its own.
 """
 
-import importlib.util
 import os
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,15 +28,9 @@ PLAIN = ("--pruner", "none", "--confirm-seeds", "0")
 
 
 @pytest.fixture(scope="session")
-def clusters() -> ModuleType:
+def clusters(module_of: Callable[[Path], ModuleType]) -> ModuleType:
     """The module ``clusters.py`` beside this file."""
-    spec = importlib.util.spec_from_file_location("d3tune_test_clusters", Path(__file__).with_name("clusters.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_of(Path(__file__).with_name("clusters.py"))
 
 
 @pytest.fixture
