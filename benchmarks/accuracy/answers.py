@@ -14,7 +14,7 @@ from benchmarks.accuracy.statistics import Found, over_pairs
 from benchmarks.accuracy.variants import difference_cells
 
 VARIANT_HEAD = ["variant", "val H", *SHOWN, "ΔH [95 %]", "p", "by dataset"]
-NOT_YET = "Nothing of this has been computed yet."
+NOT_YET = "This report has no record of this: it was not asked for, or is among what is missing above."
 
 
 @dataclass(frozen=True)
