@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from d3tune.errors import UsageError
+from d3tune.search.following import PATIENCE
 from d3tune.search.mlflow_model import model_writer
 from d3tune.search.run import RunDirectory
 from d3tune.search.shown import end_tags
@@ -12,8 +13,6 @@ from d3tune.search.study import Ledger
 from d3tune.search.study_copy import StudyCopy
 from d3tune.search.summary import best_artifacts, parent_metrics
 from d3tune.search.tracking import Mirror
-
-PATIENCE = 15.0
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,6 @@ class StudyCopy:
                     return
                 if not self._has(trial):
                     self._write(storage, trial)
-                    self._following.took()
         except Exception:
             # a trial may have been written although the answer was lost: look at them all again
             self._close()
@@ -141,11 +140,13 @@ class StudyCopy:
     def _open(self, trials: Sequence[FrozenTrial]) -> BaseStorage:
         # a host that does not answer is waited for here, and not where other stores wait too
         _await(self.url)
-        with OPENING:
+        with self._following.step(), OPENING:
             storage = _opened(self.url)
         name = copy_name(self._run)
         study = _study(storage, name)
+        self._following.took("study")
         self._held = sorted(storage.get_all_trials(study, deepcopy=False), key=lambda trial: trial.number)
+        self._following.took("trials")
         if not _continues(self._held, trials):
             self._say(f"the study's copy in {self.url} differs from the run's study and is written anew")
             storage.delete_study(study)
@@ -178,16 +179,19 @@ class StudyCopy:
                 # written twice, because the answer to the first was lost: the next look finds that it differs
                 raise RuntimeError(f"trial {trial.number} is there as {made.number}")
             self._held.append(made)
+            self._following.took("created", trial.number)
             return
         for step, value in shown.intermediate_values.items():
             if step not in held.intermediate_values:
                 storage.set_trial_intermediate_value(held._trial_id, step, value)
+                self._following.took("reported", trial.number, step)
         for key, attribute in shown.user_attrs.items():
             if key not in held.user_attrs:
                 storage.set_trial_user_attr(held._trial_id, key, attribute)
         if trial.state.is_finished():
             # last: what is finished takes no more
             storage.set_trial_state_values(held._trial_id, trial.state, trial.values)
+            self._following.took("ended", trial.number)
         self._held[trial.number] = storage.get_trial(held._trial_id)
 
 

@@ -3,11 +3,11 @@
 from d3tune.errors import D3TuneError, root_cause
 from d3tune.method.generators import load_backbone
 from d3tune.search.doubles import remove_doubles
+from d3tune.search.following import PATIENCE
 from d3tune.search.going_on import Say, refuse_lost_journal, say_lost, say_mended
 from d3tune.search.mlflow_model import model_writer
 from d3tune.search.run import RunDirectory, as_itself
 from d3tune.search.shown import end_tags
-from d3tune.search.stores import PATIENCE
 from d3tune.search.study import Ledger
 from d3tune.search.study_copy import StudyCopy, copy_name
 from d3tune.search.summaries import SUMMARY_FILE

@@ -19,9 +19,9 @@ from d3tune.files import home, writable_directory
 from d3tune.search import chatter
 from d3tune.search.batches import log_run
 from d3tune.search.databases import driven
-from d3tune.search.following import OPENING, SYNC_SECONDS, Following
+from d3tune.search.following import OPENING, PATIENCE, SYNC_SECONDS, Following
 from d3tune.search.journal import CONFIG_ATTR
-from d3tune.search.mlflow_file import absolute, create_store, file_of
+from d3tune.search.mlflow_file import absolute, create_store, file_of, fold_log
 from d3tune.search.parent import attach, note_best, open_experiment, open_parent
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
@@ -170,6 +170,8 @@ class Mirror:
         if self.uri.startswith("sqlite"):
             try:
                 self.sync()
+            except UsageError:
+                raise
             except Exception as error:
                 if any(words in str(error) for words in PASSING):
                     self._following.note(error)
@@ -188,7 +190,6 @@ class Mirror:
                 if self._following.given_up.is_set():
                     return
                 self._write_trial(trial)
-                self._following.took()
         except Exception:
             # a run may have been created although its answer was lost: look all runs up again
             self._client = None
@@ -197,10 +198,11 @@ class Mirror:
 
     def _due(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """What to write of a study: a store that cannot keep up gets of a trial all at once, after its end."""
+        later = self._behind and not self._following.ending
         return [
             trial
             for trial in trials
-            if self._closed.get(trial.number) != trial.state.name and (trial.state.is_finished() or not self._behind)
+            if self._closed.get(trial.number) != trial.state.name and (trial.state.is_finished() or not later)
         ]
 
     def finish(
@@ -208,7 +210,7 @@ class Mirror:
         state: str,
         metrics: Mapping[str, float],
         artifacts: Sequence[Path] = (),
-        patience: float = 15.0,
+        patience: float = PATIENCE,
         tags: Mapping[str, str] | None = None,
         hurry: Callable[[], float | None] = lambda: None,
     ) -> str | None:
@@ -235,17 +237,21 @@ class Mirror:
             if self._closed.get(number) is None:
                 client.set_tag(run_id, STATE_TAG, "INTERRUPTED")
                 client.set_terminated(run_id, "KILLED")
+                self._following.took("interrupted", number)
         best = best_metrics(self._search, self._ledger.trials())
         rows = [(key, value, 0) for key, value in {**best, **metrics}.items()]
         log_run(client, self._parent, rows, tags={**tags, STATE_TAG: state})
         for path in artifacts:
             attach(client, self._parent, path)
+            self._following.took("attached", path)
         if confirmed_metric(self._search) in metrics:
             note_best(client, self._experiment, self._search)
         client.set_terminated(self._parent, PARENT_STATUS[state])
+        self._following.took("ended")
         # last: a store may refuse a model and have all the rest
         if self.further is not None:
             self.further(client, self._experiment, self._parent)
+        fold_log(self.uri)
 
     def link(self) -> str:
         """Path and query of the MLflow page that compares this run's trials, best first."""
@@ -265,10 +271,12 @@ class Mirror:
         # else a store that is locked or full prints a traceback at each try; it is told in one line
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         chatter.redirect()
-        with OPENING:
+        with self._following.step(), OPENING:
             create_store(self.uri)
+        with OPENING:
             client = MlflowClient(self.uri)
         self._experiment = open_experiment(client, self.uri, self._run, self._ledger.space)
+        self._following.took("experiment")
         self._states = {trial.number: trial.state.name for trial in self._ledger.trials()}
         held = self._find_runs(client)
         self._parent = open_parent(client, self._experiment, self._run, self._ledger.space, held, self._commit)
@@ -290,6 +298,7 @@ class Mirror:
                     parent = run
                 else:
                     self._adopt(client, int(number), run)
+                    self._following.took("found", number)
             token = page.token
             if not token:
                 return parent
@@ -325,6 +334,7 @@ class Mirror:
             if CONFIG_ATTR not in trial.user_attrs and trial.state == TrialState.RUNNING:
                 return
             self._children[number] = self._create(client, trial)
+            self._following.took("created", number)
             self._with_end |= {number} if trial.state.is_finished() else set()
         run_id = self._children[number]
         reports = reports_of(trial)
@@ -336,7 +346,10 @@ class Mirror:
                 rows += [(key, value, report.update) for key, value in shown.items()]
         params = {} if number in self._with_params else trial_params(trial)
         ended = trial.state != TrialState.RUNNING
-        log_run(client, run_id, rows, params, {} if number in self._with_end else _tags_of_end(trial))
+        tags = {} if number in self._with_end else _tags_of_end(trial)
+        log_run(client, run_id, rows, params, tags)
+        if rows or params or tags:
+            self._following.took("written", number, len(reports))
         self._with_params.add(number)
         self._with_tuned.add(number)
         # a study that lost its last record is behind MLflow until it has made that again
@@ -345,6 +358,7 @@ class Mirror:
             # last: a later process takes a run with the tag and this status for finished
             client.set_terminated(run_id, STATUS[trial.state], _milliseconds(trial.datetime_complete))
             self._closed[number] = trial.state.name
+            self._following.took("ended", number)
 
 
 def _tags_of_end(trial: FrozenTrial) -> dict[str, str]:

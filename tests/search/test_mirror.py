@@ -198,6 +198,86 @@ def test_who_asks_to_stop_waits_no_longer_for_a_store_that_is_behind(
     assert faults(store, ledger) == []
 
 
+def test_a_trial_that_runs_does_not_keep_the_end_from_giving_up(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(pruner="none")
+    train(ledger, [report(STEPS[0], 0.5)], complete=False)
+    train(ledger, [report(step, 0.5) for step in STEPS])
+    held = mirror(store, ledger)
+    held.sync()
+    train(ledger, [report(step, 0.5) for step in STEPS])
+    refuse(monkeypatch, "create_run", lambda call: True)
+    assert held.finish("interrupted", {}, patience=1.0) == "refused"
+    settle()
+
+
+def test_at_the_end_a_store_that_is_behind_gets_what_trials_that_run_have_reported(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(pruner="none")
+    train(ledger, [report(STEPS[0], 0.5)], complete=False)
+    held = mirror(store, ledger)
+    held.sync()
+    monkeypatch.setattr(tracking, "SYNC_SECONDS", 0.0)
+    held.sync()
+    assert not ledger.report(0, report(STEPS[1], 0.6))
+    train(ledger, [report(STEPS[0], 0.4)], complete=False)
+    held.sync()
+    assert held.finish("interrupted", {}) is None
+    assert child(store, 0).data.metrics["val/H"] == 0.6
+    assert child(store, 1).data.metrics["val/H"] == 0.4
+    assert child(store, 1).info.status == "KILLED"
+
+
+def test_a_slow_opening_is_waited_for(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(pruner="none")
+    train(ledger, [report(step, 0.5) for step in STEPS])
+    make = tracking.create_store
+
+    def slowly(uri: str) -> None:
+        time.sleep(3.0)
+        make(uri)
+
+    monkeypatch.setattr(tracking, "create_store", slowly)
+    assert mirror(store, ledger).finish("done", {}, patience=2.0) is None
+    assert faults(store, ledger) == []
+
+
+def test_what_breaks_in_no_usual_way_is_told_too(
+    store: str, open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*arguments: Any, **options: Any) -> Any:
+        raise SystemExit("a library ends the process")
+
+    monkeypatch.setattr(MlflowClient, "create_run", leave)
+    assert mirror(store, open_ledger()).finish("done", {}, patience=1.0) == "a library ends the process"
+    settle()
+
+
+def test_who_interrupts_the_wait_is_the_last_to_be_written_for(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(pruner="none")
+    for _ in range(6):
+        train(ledger, [report(step, 0.5) for step in STEPS])
+    with monkeypatch.context() as context:
+        begun = slow(context, 0.5)
+
+        def hurry() -> float | None:
+            if len(begun) > 1:
+                raise KeyboardInterrupt
+            return None
+
+        with pytest.raises(KeyboardInterrupt):
+            mirror(store, ledger).finish("done", {}, hurry=hurry)
+        settle()
+    assert len(runs(store)) < 1 + 6
+    assert parent(store).info.status == "RUNNING"
+
+
 def test_of_a_trial_that_runs_a_store_that_is_behind_gets_nothing_before_its_end(
     store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

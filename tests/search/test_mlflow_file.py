@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from d3tune.errors import UsageError
 from d3tune.search import mlflow_file
-from d3tune.search.mlflow_file import create_store, is_local
+from d3tune.search.mlflow_file import LOCAL, create_store, disk, fold_log
 
 # MLflow on SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -52,6 +53,7 @@ def test_a_new_store_takes_nothing_from_the_log_of_one_that_was_deleted(tmp_path
     create_store(f"sqlite:///{path}")
     assert asked(path, "SELECT name FROM experiments") == [("Default",)]
     assert asked(path, "PRAGMA integrity_check") == [("ok",)]
+    assert path.with_name("store.db-wal.left").read_bytes() == kept["-wal"]
 
 
 def test_the_log_of_a_store_that_is_there_is_left_to_it(tmp_path: Path, mlflow_template: Path) -> None:
@@ -62,20 +64,56 @@ def test_the_log_of_a_store_that_is_there_is_left_to_it(tmp_path: Path, mlflow_t
     assert path.with_name("store.db-wal").read_bytes() == b"anything"
 
 
+def test_a_store_with_a_log_goes_on_without_where_other_machines_may_open_it(
+    tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.db"
+    shutil.copy(mlflow_template, path)
+    assert asked(path, "PRAGMA journal_mode = WAL") == [("wal",)]
+    mounts(tmp_path, monkeypatch, "server:/ / nfs")
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT * FROM experiments").fetchall()
+        with pytest.raises(UsageError, match="is shared now, and is in use"):
+            create_store(f"sqlite:///{path}")
+    create_store(f"sqlite:///{path}")
+    assert asked(path, "PRAGMA journal_mode") == [("delete",)]
+    assert asked(path, "SELECT name FROM experiments") == [("Default",)]
+
+
+def test_after_a_fold_the_file_alone_has_everything(tmp_path: Path, mlflow_template: Path) -> None:
+    path, copy = tmp_path / "store.db", tmp_path / "copy.db"
+    shutil.copy(mlflow_template, path)
+    asked(path, "PRAGMA journal_mode = WAL")
+    with closing(sqlite3.connect(path)) as user:
+        user.execute("UPDATE experiments SET name = 'renamed'")
+        user.commit()
+        shutil.copy(path, copy)
+        assert asked(copy, "SELECT name FROM experiments") == [("Default",)]
+        fold_log(f"sqlite:///{path}")
+        shutil.copy(path, copy)
+        assert asked(copy, "SELECT name FROM experiments") == [("renamed",)]
+
+
 @pytest.mark.parametrize(
-    ("path", "local"),
-    [("/scratch/a", True), ("/home/me/a", False), ("/home/me/my disk/a", True), ("/home/mean/a", True), ("/a", True)],
+    ("path", "kind"),
+    [
+        ("/scratch/a", "xfs"),
+        ("/home/me/a", "nfs4"),
+        ("/home/me/my disk/a", "ext4"),
+        ("/home/mean/a", "overlay"),
+        ("/a", "overlay"),
+    ],
 )
-def test_the_innermost_mount_says_whether_a_file_is_local(
-    path: str, local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_innermost_mount_says_what_a_file_is_on(
+    path: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = ("any / overlay", "server:/home /home/me nfs4", "any /home/me/my\\040disk ext4", "any /scratch xfs")
     mounts(tmp_path, monkeypatch, *lines)
-    assert is_local(Path(path)) == local
+    assert disk(Path(path)) == kind
 
 
 def test_a_machine_that_does_not_tell_its_mounts_has_no_local_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_file, "MOUNTS", tmp_path / "absent")
-    assert not is_local(tmp_path)
+    assert disk(tmp_path) not in LOCAL

@@ -108,6 +108,9 @@ class StudySearcher(_Shell, tune.search.Searcher):
     def _end(self, queue: TrialQueue, number: int, result: dict[str, Any] | None, error: bool) -> None:
         if error:
             self._suspect()
+            if queue.stop.requested:
+                # by what was found
+                return
             queue.ledger.fail(number, f"its worker process died {WORKER_FAILURES + 1} times")
         elif result is not None and "fatal" in result:
             raise RunError(result["fatal"])

@@ -1,20 +1,23 @@
 """A cluster's machines as they come and go: new ones are looked at, and it is said where none is left that trains."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from d3tune.search.executor import StopSignal
 
 LOOK_SECONDS = 2.0
 # machines that are put in the place of lost ones come and go within this time and are no news
 AWAY_SECONDS = 30.0
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def watched(
-    places: Callable[[], int], stop: StopSignal, say: Callable[[str], None], look: Callable[[], None] = lambda: None
+    places: Callable[[], int], stop: StopSignal, say: Callable[[str], None], look: Callable[[Callable[[], bool]], None]
 ) -> Iterator[None]:
     """While the block runs, say where no machine of a cluster can train any more, and where one can again.
 
@@ -25,7 +28,8 @@ def watched(
         places: how many trials the cluster has places for; what it raises counts as not known.
         stop: of the search.
         say: takes one line an event.
-        look: looks at machines that are new; it stops the search itself where one cannot train.
+        look: looks at machines that are new, until what it is given says that it is over; it stops the search itself
+            where one cannot train.
     """
     closed = threading.Event()
     watch = threading.Thread(target=_watch, args=(places, stop, say, look, closed), name="machines", daemon=True)
@@ -41,16 +45,16 @@ def _watch(
     places: Callable[[], int],
     stop: StopSignal,
     say: Callable[[str], None],
-    look: Callable[[], None],
+    look: Callable[[Callable[[], bool]], None],
     closed: threading.Event,
 ) -> None:
     since, said = time.monotonic(), False
     while not closed.wait(LOOK_SECONDS) and not stop.requested:
-        now, found = time.monotonic(), _counted(places)
+        now, found = time.monotonic(), _known(places)
+        # the head may be away: that is another one's to say
+        _known(lambda: look(lambda: closed.is_set() or stop.requested))
         if found is None:
-            # the head is away: that is another one's to say
             continue
-        look()
         if found > 0:
             if said:
                 say("a machine of the cluster can train again: the search goes on there")
@@ -67,8 +71,10 @@ def _watch(
                 stop.requested = True
 
 
-def _counted(places: Callable[[], int]) -> int | None:
+def _known(ask: Callable[[], Any]) -> Any:
+    """What Ray answers, or None where it does not."""
     try:
-        return places()
+        return ask()
     except Exception:
+        log.debug("the cluster does not answer", exc_info=True)
         return None

@@ -3,7 +3,9 @@
 import json
 import math
 import secrets
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +25,8 @@ from d3tune.yamlfile import read_yaml
 # a machine that is busy may take long to start a process; the first one on it imports torch
 LOOK_SECONDS = 600.0
 RECOUNT_SECONDS = 2.0
+POLL_SECONDS = 0.5
+TRIES = 3
 RUN_FILE = "run.yaml"
 
 
@@ -63,26 +67,56 @@ class Nodes:
         actor: Any = ray.remote(Parcels)
         self._parcels = actor.options(name=name, num_cpus=0, scheduling_strategy=_on(here)).remote(plain)
         self.order = json.dumps({"sites": plain, "parcels": name, "version": d3tune.__version__})
-        self._known: set[str] = set()
-        self.look()
+        self._known, self._lost = set[str](), Counter[str]()
+        self._looking = threading.Lock()
+        asked = self._ask()
+        ready, slow = ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_SECONDS) if asked else ([], [])
+        faults = [f"{_address(asked[item])}: {fault}" for item in ready if (fault := _fault(item))]
+        _refuse(faults + [f"{_address(asked[item])}: no answer within {LOOK_SECONDS:g} s" for item in slow])
 
-    def look(self) -> None:
-        """Look at every machine that was not looked at yet.
+    def look_at_new(self, over: Callable[[], bool]) -> None:
+        """Look at machines that were not looked at yet; what is lost meanwhile, or does not answer, is no fault.
+
+        One thread at a time looks; another waits for it.
+
+        Args:
+            over: whether it is no longer waited for.
 
         Raises:
             UsageError: one cannot do what is asked for; the message names it by its address.
         """
+        while not self._looking.acquire(timeout=POLL_SECONDS):
+            if over():
+                return
+        try:
+            asked = self._ask()
+            left, end = list(asked), time.monotonic() + LOOK_SECONDS
+            while left and time.monotonic() < end and not over():
+                ready, left = ray.wait(left, timeout=POLL_SECONDS)
+                _refuse([f"{_address(asked[item])}: {fault}" for item in ready if (fault := self._answer(item, asked))])
+            # to be asked again
+            self._known.difference_update(asked[item]["NodeID"] for item in left)
+        finally:
+            self._looking.release()
+
+    def _answer(self, reference: Any, asked: dict[Any, dict[str, Any]]) -> str:
+        """A machine's refusal; one whose worker was lost is asked again, a few times."""
+        try:
+            return _refusal(reference)
+        except ray.exceptions.RayError:
+            node = asked[reference]["NodeID"]
+            self._lost[node] += 1
+            if self._lost[node] < TRIES:
+                self._known.discard(node)
+            return ""
+
+    def _ask(self) -> dict[Any, dict[str, Any]]:
+        """Ask every machine that was not asked yet; answers by machine."""
         there = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
         nodes = [node for node in there if node["NodeID"] not in self._known]
-        look: Any = ray.remote(num_cpus=0, max_retries=0)(looked_at)
-        asked = {look.options(scheduling_strategy=_on(node["NodeID"])).remote(self.order): node for node in nodes}
-        ready, slow = ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_SECONDS) if asked else ([], [])
-        faults = [f"{_address(asked[item])}: {fault}" for item in ready if (fault := _fault(item))]
-        faults += [f"{_address(asked[item])}: no answer within {LOOK_SECONDS:g} s" for item in slow]
-        if faults:
-            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            raise UsageError(f"node {faults[0]}{more}; mend that, or take the node out of the cluster")
         self._known.update(node["NodeID"] for node in nodes)
+        look: Any = ray.remote(num_cpus=0, max_retries=0)(looked_at)
+        return {look.options(scheduling_strategy=_on(node["NodeID"])).remote(self.order): node for node in nodes}
 
 
 @lru_cache(maxsize=4)
@@ -176,15 +210,31 @@ def _address(node: dict[str, Any]) -> str:
     return str(node["NodeManagerAddress"])
 
 
+def _refuse(faults: Sequence[str]) -> None:
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UsageError(f"node {faults[0]}{more}; mend that, or take the node out of the cluster")
+
+
 def _fault(reference: Any) -> str:
     """Why a machine cannot train; empty where it can."""
+    try:
+        return _refusal(reference)
+    except ray.exceptions.RayError as error:
+        return root_cause(error)
+
+
+def _refusal(reference: Any) -> str:
+    """What a machine itself says against training there; empty where it says nothing.
+
+    Raises:
+        ray.exceptions.RayError: it was lost.
+    """
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         # without d3tune it cannot even read what it is asked
         return str(error.cause) if isinstance(error.cause, D3TuneError) else _first(str(error).splitlines())
-    except ray.exceptions.RayError as error:
-        return root_cause(error)
     return ""
 
 

@@ -30,6 +30,8 @@ from d3tune.search.executor.worker import Crowded, TrialActor, call
 
 OBJECT_STORE_BYTES = 200_000_000
 POLL_SECONDS = 0.5
+# reports wait meanwhile
+SUSPECT_SECONDS = 60.0
 # of a GPU, of a training that runs alone there
 WHOLE = 1.0
 NOTHING_LOST = "nothing recorded is lost: resume the run"
@@ -301,18 +303,22 @@ class RayExecutor:
 
     def _suspect(self) -> None:
         """Look at machines that joined since, where a worker was lost too often: one may be unable to train at all."""
+        end = time.monotonic() + SUSPECT_SECONDS
         if self._nodes is not None:
-            self._nodes.look()
+            self._nodes.look_at_new(lambda: time.monotonic() > end)
 
     def _watched(self, gpus: float, fatal: Fatal | None = None) -> AbstractContextManager[None]:
         """The machines of a cluster, for as long as there is something to be done: see `machines`."""
         if self._resources.address is None:
             return nullcontext()
 
-        def look() -> None:
-            if fatal is not None:
-                with fatal.noted():
-                    self._suspect()
+        def look(over: Callable[[], bool]) -> None:
+            if fatal is not None and self._nodes is not None:
+                try:
+                    self._nodes.look_at_new(over)
+                except UsageError:
+                    with fatal.noted():
+                        raise
 
         return watched(lambda: self._places(gpus), self._stop, self._say, look)
 
