@@ -28,6 +28,7 @@ from d3tune.search.executor import StopSignal
 from d3tune.search.executor.inprocess import InProcessExecutor
 from d3tune.search.invariants import run_faults
 from d3tune.search.keeping import bytes_used
+from d3tune.search.mirrored import CURVES
 from d3tune.search.request import Request, prepare_run
 from d3tune.search.run import RunDirectory
 from d3tune.search.search import Plan, run_search
@@ -127,7 +128,8 @@ def text(kept: Kept) -> str:
         f"(limit {LEAST_REPORTS:g})",
         f"memory {kept.memory / 2**20:.0f} MiB, run directory {kept.disk / 2**20:.0f} MiB, of that the journal "
         f"{kept.journal / 2**20:.0f} MiB, read again in {kept.reopened:.1f} s",
-        f"study, folders and MLflow: {'agree' if not kept.faults else kept.faults[0]}",
+        f"study, folders and MLflow (curves of {CURVES} trials at most): "
+        f"{'agree' if not kept.faults else kept.faults[0]}",
         f"keeps up: {verdict}",
     ]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from d3tune.config import SearchConfig
-from d3tune.search import following, shown, tracking
+from d3tune.search import following, mirrored, shown, tracking
 from d3tune.search.batches import METRICS_PER_BATCH
 from d3tune.search.executor import StopSignal
 from d3tune.search.mirrored import mirror_faults
@@ -228,6 +228,27 @@ def test_at_the_end_a_store_that_is_behind_gets_what_trials_that_run_have_report
     assert child(store, 0).data.metrics["val/H"] == 0.6
     assert child(store, 1).data.metrics["val/H"] == 0.4
     assert child(store, 1).info.status == "KILLED"
+
+
+def test_of_a_study_with_more_trials_than_curves_are_compared_of_each_last_value_is(
+    store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrored, "CURVES", 2)
+    ledger = open_ledger(pruner="none")
+    for _ in range(4):
+        train(ledger, [report(step, 0.5) for step in STEPS])
+    assert mirror(store, ledger).finish("done", {}) is None
+    assert faults(store, ledger) == []
+    client = MlflowClient(store)
+    for number in (1, 2):
+        client.log_metric(child(store, number).info.run_id, "val/H", 0.9, step=STEPS[0])
+    # of trial 1 only the last value counts, which is that of the last update
+    assert [line.partition(";")[0] for line in faults(store, ledger)] == [
+        "trial 2: MLflow has a step of val/H twice",
+        "trial 2: MLflow's val/H is not the study's",
+    ]
+    client.log_metric(child(store, 1).info.run_id, "val/H", 0.9, step=STEPS[-1] + 1)
+    assert faults(store, ledger)[0].startswith("trial 1: MLflow's val/H is not the study's")
 
 
 def test_a_slow_opening_is_waited_for(
