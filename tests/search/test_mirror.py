@@ -60,6 +60,11 @@ def train(ledger: Ledger, reports: list[Report], complete: bool = True) -> int:
     return assignment.number
 
 
+def train_many(ledger: Ledger, report: MakeReport, count: int) -> None:
+    for _ in range(count):
+        train(ledger, [report(step, 0.5) for step in STEPS])
+
+
 def faults(store: str, ledger: Ledger, settled: bool = True) -> list[str]:
     return [str(fault) for fault in mirror_faults(store, RUN, ledger.trials(), settled=settled, closed=True)]
 
@@ -171,8 +176,7 @@ def test_a_store_that_is_behind_is_waited_for_while_it_takes_what_is_written(
 ) -> None:
     monkeypatch.setattr(following, "SILENT_SECONDS", 0.0)
     ledger, said = open_ledger(pruner="none"), list[str]()
-    for _ in range(8):
-        train(ledger, [report(step, 0.5) for step in STEPS])
+    train_many(ledger, report, 8)
     slow(monkeypatch, 0.6)
     # eight of these are more than patience, and one is less
     assert Mirror(store, ledger, RUN, said.append).finish("done", {}, patience=4.0) is None
@@ -185,8 +189,7 @@ def test_who_asks_to_stop_waits_no_longer_for_a_store_that_is_behind(
 ) -> None:
     monkeypatch.setattr(following, "HURRIED_SECONDS", 0.5)
     ledger = open_ledger(pruner="none")
-    for _ in range(8):
-        train(ledger, [report(step, 0.5) for step in STEPS])
+    train_many(ledger, report, 8)
     with monkeypatch.context() as context:
         begun = slow(context, 0.5)
         # the first is there
@@ -235,8 +238,7 @@ def test_of_a_study_with_more_trials_than_curves_are_compared_of_each_last_value
 ) -> None:
     monkeypatch.setattr(mirrored, "CURVES", 2)
     ledger = open_ledger(pruner="none")
-    for _ in range(4):
-        train(ledger, [report(step, 0.5) for step in STEPS])
+    train_many(ledger, report, 4)
     assert mirror(store, ledger).finish("done", {}) is None
     assert faults(store, ledger) == []
     client = MlflowClient(store)
@@ -282,8 +284,7 @@ def test_who_interrupts_the_wait_is_the_last_to_be_written_for(
     store: str, open_ledger: Open, report: MakeReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = open_ledger(pruner="none")
-    for _ in range(6):
-        train(ledger, [report(step, 0.5) for step in STEPS])
+    train_many(ledger, report, 6)
     with monkeypatch.context() as context:
         begun = slow(context, 0.5)
 
@@ -332,8 +333,7 @@ def test_runs_are_found_again_on_whichever_page_they_are(
         return page
 
     ledger = open_ledger(pruner="none")
-    for _ in range(4):
-        train(ledger, [report(step, 0.5) for step in STEPS])
+    train_many(ledger, report, 4)
     train(ledger, [report(10, 0.5)], complete=False)
     assert mirror(store, ledger).finish("interrupted", {}) is None
     before = {run.info.run_id for run in runs(store)}
