@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,15 +168,19 @@ def test_sync_registers_what_a_search_did_not(toy_run: ToyRun, command: Command)
 def test_what_was_cut_off_anywhere_is_there_once_after_a_sync(
     step: str, toy_run: ToyRun, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = toy_run()
+    run, refused, finish = toy_run(), threading.Event(), Mirror.finish
 
     def lost(*arguments: Any, **options: Any) -> None:
+        refused.set()
         raise ConnectionError("the store is gone")
+
+    def finish_soon(self: Mirror, *arguments: Any) -> str | None:
+        # however slow the machine: it is in a hurry only once the step was refused, all the rest having been written
+        return finish(self, *arguments[:5], hurry=lambda: 0.5 if refused.is_set() else None)
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, step, lost)
-        finish = Mirror.finish
-        patch.setattr(Mirror, "finish", lambda self, *arguments: finish(self, *arguments[:3], 0.5))
+        patch.setattr(Mirror, "finish", finish_soon)
         outcome = carry_out(run, register_as=NAME)
     assert not outcome.mirrored
     assert outcome.test is not None, "the search lost nothing"
