@@ -6,9 +6,17 @@ A backbone extends `TrialConfig` with its own (see ``d3tune.method.generators``)
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from d3tune.errors import UsageError, meant, nearest
 
@@ -149,6 +157,8 @@ Sampler = Literal["auto", "tpe", "gp", "cmaes", "random"]
 Pruner = Literal["auto", "asha", "hyperband", "none"]
 SelectionProtocol = Literal["validation", "published"]
 Objective = Literal["H", "H_raw", "AUSUC"]
+Aim = Literal["H", "H_raw", "AUSUC", "S", "U", "T1", "seconds"]
+RELATION = ">=|<="
 
 
 def metric_prefix(protocol: SelectionProtocol) -> str:
@@ -175,6 +185,20 @@ class SearchConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="of suggestions and trainings; never of splits")
     sampler: Sampler = "auto"
     pruner: Pruner = "auto"
+    aims: tuple[Aim, ...] = Field((), max_length=2, description="two that are optimised together; none: the objective")
+    constraints: tuple[Annotated[str, Field(pattern=rf"^\w+({RELATION})[\d.e+-]+$")], ...] = Field(
+        (), description="what must hold of a winner, e.g. S>=0.5"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a search does not use, so that it has the name and the record that it always had."""
+        return {key: value for key, value in plain(self).items() if value or key not in ("aims", "constraints")}
+
+    @property
+    def compares_by_value(self) -> bool:
+        """Whether the objective alone says which of two trials is better, so that one may be pruned by it."""
+        return not self.aims and not self.constraints
 
     @property
     def searched_metric(self) -> str:

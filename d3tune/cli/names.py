@@ -60,7 +60,7 @@ def objectives() -> list[str]:
     """Of --objective."""
     from d3tune.config import Objective
 
-    return _choices(Objective)
+    return [*_choices(Objective), "S,U", "H,seconds"]
 
 
 def protocols() -> list[str]:

@@ -35,7 +35,13 @@ StudyUrl = Annotated[
 # of what a search is, and of what it may use
 Trials = Annotated[int, typer.Option(parser=in_all, metavar="INTEGER", help="Trials of a run in all.")]
 Objective = Annotated[
-    str, typer.Option(help="Maximised on validation: H, H_raw or AUSUC.", autocompletion=names.objectives)
+    str,
+    typer.Option(
+        help="On validation: H, H_raw or AUSUC; or two aims: S,U or H,seconds.", autocompletion=names.objectives
+    ),
+]
+Constraint = Annotated[
+    list[str] | None, typer.Option(help="What must hold of the winner: 'S>=0.5', 'seconds<=60'; may be repeated.")
 ]
 ValSplit = Annotated[int, typer.Option(help="Which draw of pseudo-unseen classes.")]
 ValSplits = Annotated[int, typer.Option(help="Draws to average over.")]

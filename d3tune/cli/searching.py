@@ -14,6 +14,7 @@ from d3tune.cli.options import (
     Concurrency,
     ConfirmSeeds,
     ConfirmTop,
+    Constraint,
     CpusPerTrial,
     DataDir,
     Executor,
@@ -83,6 +84,7 @@ def search(
         ),
     ] = None,
     objective: Objective = "H",
+    constraint: Constraint = None,
     protocol: Annotated[
         str,
         typer.Option(
@@ -155,6 +157,7 @@ def search(
         settings=tuple(settings or ()),
         warm_start=tuple(warm_start or ("shipped",)),
         objective=objective,
+        constraints=tuple(constraint or ()),
         protocol=protocol,
         val_split=val_split,
         val_splits=val_splits,

@@ -12,6 +12,7 @@ from d3tune.cli.options import (
     Concurrency,
     ConfirmSeeds,
     ConfirmTop,
+    Constraint,
     CpusPerTrial,
     DataDir,
     Executor,
@@ -57,6 +58,7 @@ def sweep(
         typer.Option(help="Tried first: shipped, none or leaderboard.", autocompletion=names.shared_warm_starts),
     ] = None,
     objective: Objective = "H",
+    constraint: Constraint = None,
     val_split: ValSplit = 0,
     val_splits: ValSplits = 1,
     seed: Seed = 0,
@@ -118,6 +120,7 @@ def sweep(
         settings=tuple(settings or ()),
         warm_start=warm_starts,
         objective=objective,
+        constraints=tuple(constraint or ()),
         val_split=val_split,
         val_splits=val_splits,
         seed=seed,
@@ -153,11 +156,14 @@ def _ended(cells: "list[Cell]", as_json: bool) -> None:
 
 
 def _state(cell: "Cell") -> str:
+    from d3tune.search.aims import value_of
+
     outcome = cell.outcome
     if outcome is None or outcome.winner is None:
         return f"no winner; see it, or go on, with: {cell.run.resume_command}"
     counted = ", ".join(f"{n} {state}" for state, n in outcome.counts.items() if n)
-    winner = f"winner: trial {outcome.winner.number}, {cell.run.search.searched_metric} {outcome.winner.value:.3f}"
+    value = f"{cell.run.search.searched_metric} {value_of(outcome.winner):.3f}"
+    winner = f"winner: trial {outcome.winner.number}, {value}"
     winner += "" if outcome.choice is None else f", chosen with fresh seeds: trial {outcome.choice.chosen}"
     further = f"; stopped, go on with: {cell.run.resume_command}" if outcome.interrupted else ""
     return f"{counted}; {winner}{further}"

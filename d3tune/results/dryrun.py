@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from d3tune.results.text import table_text
+from d3tune.search.aims import aims_words
 from d3tune.words import TEST_SELECTED, plural
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def _configuration(dry: "DryRun") -> str:
     shape = f"{sizes['rows']} rows of {sizes['features']}, {sizes['seen_classes']} seen and "
     limit = "" if plan.seconds is None else f", none begun after {_time(plan.seconds)}"
     there = "new" if dry.there is None else f"goes on: {plural(dry.there, 'trial')} there, {dry.left} left"
+    automatic = "asha" if search.compares_by_value else "none"
     rows = {
         "dataset": f"{search.dataset} ({shape}{sizes['unseen_classes']} unseen classes; {search.features})",
         "semantics": f"{search.semantics} ({sizes['semantics']} numbers a class)",
@@ -32,9 +34,9 @@ def _configuration(dry: "DryRun") -> str:
         "backbone": search.backbone,
         "protocol": search.protocol + label,
         "validation splits": ", ".join(map(str, search.splits)),
-        "objective": search.searched_metric,
+        "objective": aims_words(search),
         "sampler": "auto: tpe" if search.sampler == "auto" else search.sampler,
-        "pruner": "auto: asha" if search.pruner == "auto" else search.pruner,
+        "pruner": f"auto: {automatic}" if search.pruner == "auto" else search.pruner,
         "seed": str(search.seed),
         "trials": f"{plan.trials}{limit}",
         "budget of a trial": f"{dry.budget['updates']} updates, {dry.budget['evaluations']} evaluations",

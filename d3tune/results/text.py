@@ -1,6 +1,7 @@
 """What commands print: plain tables that read the same in a terminal, a file and a paste."""
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from d3tune.search.aims import value_of
 from d3tune.search.chosen import choice_lines
 from d3tune.words import TEST_SELECTED, plural
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from d3tune.data.summary import DatasetSummary
     from d3tune.results.machine import Finding
     from d3tune.search.confirm import TestResult
+    from d3tune.search.front import Front
     from d3tune.search.replay import Replayed
+    from d3tune.search.run import RunDirectory
     from d3tune.search.search import Outcome
     from d3tune.search.train import Trained
 
@@ -39,8 +43,10 @@ def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
     states = ", ".join(f"{n} {state}" for state, n in outcome.counts.items() if n or state != "interrupted")
     lines.append(f"trials: {states}")
     if outcome.winner is not None:
-        value = f"{search.searched_metric} {outcome.winner.value:.3f}{note}"
+        value = f"{search.searched_metric} {value_of(outcome.winner):.3f}{note}"
         lines.append(f"winner: trial {outcome.winner.number}, {value}")
+    if outcome.front is not None:
+        lines += _front_lines(outcome.front, outcome.run)
     if outcome.test is not None:
         if outcome.choice is not None:
             lines += choice_lines(outcome.choice.to_dict(), search.searched_metric)
@@ -55,6 +61,22 @@ def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
     else:
         lines.append(f"  d3tune ui, then http://127.0.0.1:5000/{outcome.link}")
     return "\n".join(lines)
+
+
+def _front_lines(front: "Front", run: "RunDirectory") -> list[str]:
+    """The Pareto front as a table, and how to export a point of it."""
+    cells = [
+        [str(trial.number), *(f"{value:.3f}" for value in trial.values), f"{value_of(trial):.3f}"]
+        for trial in front.trials
+    ]
+    if not cells:
+        return []
+    title = f"Pareto front of {' and '.join(front.aims)}: {plural(len(cells), 'trial')}, hypervolume "
+    return [
+        f"{title}{front.hypervolume:.3f}",
+        table_text(["trial", *front.aims, run.search.searched_metric], cells),
+        f"export one with: d3tune export {quote(str(run.path))} --trial {front.trials[0].number}",
+    ]
 
 
 def _size(n_bytes: int) -> str:

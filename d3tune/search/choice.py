@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from d3tune.config import SelectionProtocol, metric_prefix
 from d3tune.errors import UsageError
+from d3tune.search.aims import value_of
 from d3tune.search.confirm import ConfirmationFailedError, confirmation_seeds, curves_with, point_of
 from d3tune.search.executor import Executor, StopSignal
 from d3tune.search.exported import confirmation_store
@@ -154,7 +155,7 @@ def choose(
         ConfirmationFailedError: all of them failed.
     """
     left = [
-        Candidate(trial.number, float(trial.value or 0), job(trial), confirmation_store(run, trial.number))
+        Candidate(trial.number, float(value_of(trial) or 0), job(trial), confirmation_store(run, trial.number))
         for trial in best_of(trials, top)
     ]
     if len(left) < 2:

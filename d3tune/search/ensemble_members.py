@@ -13,6 +13,7 @@ from d3tune.search.jobs import TrainingJob
 from d3tune.search.replay import recorded_job
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
+from d3tune.search.standing import ranked_trials
 from d3tune.search.study import read_trials, reports_of
 from d3tune.search.summaries import configuration_id
 from d3tune.words import TEST_SELECTED
@@ -139,10 +140,9 @@ def _data(run: RunDirectory) -> tuple[str, ...]:
 
 
 def _best(run: RunDirectory, trials: Iterable[FrozenTrial], top: int) -> list[Member]:
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
+    ranked = ranked_trials(trials)
+    if not ranked:
         raise NoUsableTrialError(f"{run.path}: has no complete trial; go on with: {run.resume_command}")
-    ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
     return [_member(run, trial) for trial in ranked[:top]]
 
 

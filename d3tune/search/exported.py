@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from d3tune import __version__
 from d3tune.documents import read_document
 from d3tune.errors import RunError, UsageError
+from d3tune.search.aims import value_of
 from d3tune.search.configuration import SEARCH_KEY, Searched, check_keys
 from d3tune.search.confirm import FORMAT
 from d3tune.search.journal import CONFIG_ATTR
@@ -84,7 +85,7 @@ def _unconfirmed(run: RunDirectory, trial: FrozenTrial) -> dict[str, Any]:
         "uid": run.uid,
         "trial": trial.number,
         "searched_metric": search.searched_metric,
-        "searched_value": trial.value,
+        "searched_value": value_of(trial),
         **_origin(run, search.backbone, config, worker),
         SEARCH_KEY: searched.model_dump(mode="json"),
     }

@@ -7,9 +7,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from d3tune.config import TrialConfig
+from d3tune.config import SearchConfig, TrialConfig
 from d3tune.errors import D3TuneError, RunError
 from d3tune.method.generators import load_backbone
+from d3tune.search.aims import constraints_at, value_of, values_at
 from d3tune.search.checkpoint import examine_checkpoints, load_weights, weights_update
 from d3tune.search.faults import INTACT, Fault
 from d3tune.search.journal import CONFIG_ATTR, unfinished
@@ -18,7 +19,7 @@ from d3tune.search.lock import is_owned, was_cut_off
 from d3tune.search.mirrored import mirror_faults
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory, copied_from
-from d3tune.search.standing import winner
+from d3tune.search.standing import ranked_trials, winner
 from d3tune.search.study import counts, read_trials, reports_of
 
 SHOWN = 6
@@ -55,7 +56,7 @@ def find_faults(run: RunDirectory, tracking_uri: str | None = None) -> list[Faul
         return [Fault(str(error))]
     closed = not is_owned(run.path) and not was_cut_off(run.path)
     settled = closed and (run.read_summary() or {}).get("state") == "done"
-    faults = [Fault(text, f"{run.journal}: {INTACT}") for text in _study_faults(trials, updates, config)]
+    faults = [Fault(text, f"{run.journal}: {INTACT}") for text in _study_faults(trials, run.search, updates, config)]
     if run.summary_damage:
         faults.append(Fault(run.summary_damage))
     if settled:
@@ -88,16 +89,18 @@ def remarks(run: RunDirectory) -> list[str]:
     return lines
 
 
-def _study_faults(trials: list[FrozenTrial], updates: int, config: type[TrialConfig]) -> Iterator[str]:
+def _study_faults(
+    trials: list[FrozenTrial], search: SearchConfig, updates: int, config: type[TrialConfig]
+) -> Iterator[str]:
     numbers = [trial.number for trial in trials]
     if numbers != list(range(len(numbers))):
         missing = sorted(set(range(numbers[-1])) - set(numbers))
         yield f"the study has no trial {_listed(missing)}, though later ones"
     for trial in trials:
-        yield from (f"trial {trial.number}: {fault}" for fault in _trial_faults(trial, updates, config))
+        yield from (f"trial {trial.number}: {fault}" for fault in _trial_faults(trial, search, updates, config))
 
 
-def _trial_faults(trial: FrozenTrial, updates: int, config: type[TrialConfig]) -> Iterator[str]:
+def _trial_faults(trial: FrozenTrial, search: SearchConfig, updates: int, config: type[TrialConfig]) -> Iterator[str]:
     reports = reports_of(trial)
     last = reports[-1].update if reports else 0
     if [report.update for report in reports] != sorted(trial.intermediate_values):
@@ -111,8 +114,10 @@ def _trial_faults(trial: FrozenTrial, updates: int, config: type[TrialConfig]) -
     if trial.state == TrialState.COMPLETE:
         if last != updates:
             yield f"COMPLETE at update {last} of {updates}"
-        elif trial.value != best_report(reports).value or not math.isfinite(trial.value):
-            yield f"its value {trial.value} is not the one of its best report"
+        elif trial.values != values_at(best_report(reports), search) or not all(map(math.isfinite, trial.values)):
+            yield f"its value {', '.join(map(str, trial.values))} is not the one of its best report"
+        elif trial.constraints != constraints_at(best_report(reports), search):
+            yield "by how much it breaks the constraints is not what its best report says"
     elif trial.state == TrialState.PRUNED and not 0 < last < updates:
         yield f"PRUNED at update {last} of {updates}"
     elif trial.state == TrialState.FAIL and not trial.user_attrs.get("failure"):
@@ -145,8 +150,7 @@ def _folder_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[Fau
         if trial.state.is_finished():
             yield from (Fault(text, REMOVE) for text in _leftovers(path))
     kept = _kept(run)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    best = sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))[:kept]
+    best = ranked_trials(trials)[:kept]
     for trial in trials:
         if trial not in best and weights_update(run.trial(trial.number)) is not None:
             text = f"trial {trial.number}: its weights are kept, though it is not one of the best {kept}"
@@ -176,7 +180,7 @@ def _leftovers(path: Path) -> Iterator[str]:
 def _summary_faults(run: RunDirectory, trials: list[FrozenTrial]) -> Iterator[Fault]:
     summary = run.read_summary() or {}
     best, again = winner(trials), f"{run.resume_command} writes it again"
-    expected = None if best is None else {"trial": best.number, "value": best.value}
+    expected = None if best is None else {"trial": best.number, "value": value_of(best)}
     if summary.get("winner") != expected:
         held = _winner_words(summary.get("winner"))
         yield Fault(f"the summary's winner is {held}, the study's {_winner_words(expected)}", again)
@@ -199,4 +203,5 @@ def best_value(run: RunDirectory) -> float:
         best = winner(read_trials(run.journal))
     except D3TuneError:
         return -math.inf
-    return -math.inf if best is None or best.value is None else best.value
+    value = None if best is None else value_of(best)
+    return -math.inf if value is None else value

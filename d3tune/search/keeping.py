@@ -7,9 +7,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.files import parse_json, write_json
+from d3tune.search.aims import value_of
 from d3tune.search.checkpoint import remove_checkpoints, remove_weights, weights_update
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.reports import best_report
+from d3tune.search.standing import ranked_trials
 from d3tune.search.study import RETRY_ATTR, WORKER_ATTR, Ledger, reports_of
 from d3tune.search.summaries import RECORD
 
@@ -60,8 +62,7 @@ class Keeper:
         write_json(directory / RECORD, record_of(trial))
 
     def _drop_weights(self, trials: list[FrozenTrial]) -> None:
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        ranked = ranked_trials(trials)
         self._kept = ranked[: self._best]
         for trial in ranked[self._best :]:
             if weights_update(self._directory(trial.number)) is not None:
@@ -77,7 +78,8 @@ def record_of(trial: FrozenTrial) -> dict[str, Any]:
         "format": 1,
         "number": trial.number,
         "state": trial.state.name,
-        "value": trial.value,
+        "value": value_of(trial),
+        **({"values": trial.values} if trial.values is not None and len(trial.values) > 1 else {}),
         "last_update": trial.last_step,
         "best": None if best is None else {"update": best.update, "head": best.head, "value": best.value},
         "failure": attributes.get("failure"),

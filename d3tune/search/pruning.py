@@ -14,16 +14,17 @@ REDUCTION_FACTOR = 2
 MIN_COMPETITORS = 4
 
 
-def make_pruner(kind: Pruner, updates: int) -> optuna.pruners.BasePruner:
+def make_pruner(kind: Pruner, updates: int, comparable: bool = True) -> optuna.pruners.BasePruner:
     """A pruner whose resource is generator updates.
 
     Args:
         kind: ``auto`` and ``asha`` keep half of the trials from a quarter of the budget on, see `CautiousHalving`;
             ``hyperband`` mixes brackets of halving.
         updates: the full budget.
+        comparable: whether the objective alone says which trial is better; else nothing is pruned.
     """
     grace = max(1, int(GRACE_SHARE * updates))
-    if kind == "none":
+    if kind == "none" or not comparable:
         return optuna.pruners.NopPruner()
     if kind == "hyperband":
         return optuna.pruners.HyperbandPruner(

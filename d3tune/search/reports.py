@@ -9,6 +9,8 @@ from typing import Any
 from d3tune.config import Objective
 from d3tune.method.trainer import DivergedError, Evaluation
 
+# of a report among the attributes of its trial, before its update
+REPORT_KEY = "report:"
 ACCURACIES = ("H", "H_raw", "U", "S", "T1", "AUSUC", "seen_offset")
 
 

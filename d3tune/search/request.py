@@ -8,7 +8,6 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from d3tune.config import (
-    Objective,
     Pruner,
     Sampler,
     SearchConfig,
@@ -21,6 +20,7 @@ from d3tune.data.registry import find_dataset, prepared_path
 from d3tune.errors import RunError, UsageError, nearest, one_of
 from d3tune.files import home_path
 from d3tune.method.generators import load_backbone
+from d3tune.search.aims import parse_constraints, parse_objective
 from d3tune.search.extending import shortened
 from d3tune.search.run import RunDirectory, create_run, extend_run, open_run
 from d3tune.search.sampling import make_sampler
@@ -41,6 +41,7 @@ class Request:
     settings: tuple[str, ...] = ()
     warm_start: tuple[str, ...] = ("shipped",)
     objective: str = "H"
+    constraints: tuple[str, ...] = ()
     protocol: str = "validation"
     val_split: int = 0
     val_splits: int = 1
@@ -160,10 +161,13 @@ def parse_settings(settings: Sequence[str], config: type[TrialConfig], fixed: Ma
 
 
 def _search_config(request: Request, dataset: GZSLDataset) -> SearchConfig:
-    one_of("--objective", request.objective, get_args(Objective))
+    objective, aims = parse_objective(request.objective)
+    constraints = parse_constraints(request.constraints)
     one_of("--protocol", request.protocol, get_args(SelectionProtocol))
     one_of("--sampler", request.sampler, get_args(Sampler))
     one_of("--pruner", request.pruner, get_args(Pruner))
+    if aims or constraints:
+        _check_helpers(request)
     try:
         return SearchConfig(
             dataset=dataset.name,
@@ -171,18 +175,35 @@ def _search_config(request: Request, dataset: GZSLDataset) -> SearchConfig:
             semantics=dataset.semantics_id,
             features=dataset.feature_tag,
             backbone=request.backbone,
-            objective=cast(Any, request.objective),
+            objective=objective,
             protocol=cast(Any, request.protocol),
             val_split=request.val_split,
             val_splits=request.val_splits,
             seed=request.seed,
             sampler=cast(Any, request.sampler),
             pruner=cast(Any, request.pruner),
+            aims=aims,
+            constraints=constraints,
         )
     except ValidationError as error:
         fault = error.errors()[0]
         option = "--" + str(fault["loc"][0]).replace("_", "-")
         raise UsageError(f"{option} {fault['input']}: {fault['msg']}") from None
+
+
+def _check_helpers(request: Request) -> None:
+    """Refuse a sampler and a pruner that see nothing but one value.
+
+    Raises:
+        UsageError: one was asked for.
+    """
+    asked = f"--objective {request.objective}" if "," in request.objective else "--constraint"
+    if request.sampler == "cmaes":
+        raise UsageError(f"--sampler cmaes: knows one value a trial and no constraint; with {asked} use auto or gp")
+    if request.pruner not in ("auto", "none"):
+        raise UsageError(
+            f"--pruner {request.pruner}: prunes by one value, which {asked} does not let it; leave it out: none is used"
+        )
 
 
 def _resolved_space(

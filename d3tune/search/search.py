@@ -14,6 +14,7 @@ from d3tune.errors import RunError, UsageError
 from d3tune.files import write_text
 from d3tune.method.generators import load_backbone
 from d3tune.search import packing
+from d3tune.search.aims import value_of
 from d3tune.search.analysis import ANALYSIS_FILE
 from d3tune.search.baselines import METHODS, baseline
 from d3tune.search.choice import Choice, check_top, choose
@@ -30,6 +31,7 @@ from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.choice import open_executor
 from d3tune.search.executor.site import Site
 from d3tune.search.exported import confirmation_store
+from d3tune.search.front import Front, front_of
 from d3tune.search.going_on import Say, refuse_lost_journal, refuse_other_content, say_lost, say_mended
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.keeping import Keeper, bytes_used
@@ -111,6 +113,7 @@ class Outcome:
         run: its directory.
         counts: trials by state.
         winner: the best COMPLETE trial, None where a search was stopped before there was one.
+        front: of a search with two aims, what it found.
         choice: how another was chosen among the best, where that was asked for.
         confirmed: the trial that was confirmed: the winner, or what was chosen.
         selection: what validation fixed for it.
@@ -126,6 +129,7 @@ class Outcome:
     run: RunDirectory
     counts: dict[str, int] = field(default_factory=dict)
     winner: FrozenTrial | None = None
+    front: Front | None = None
     choice: Choice | None = None
     confirmed: FrozenTrial | None = None
     selection: Selection | None = None
@@ -194,7 +198,7 @@ def run_search(
             if not stop.requested:
                 left = _left_by_time(ledger, plan)
                 state = "interrupted" if ledger.n_left else state
-                refuse_without_winner(ledger.trials(), left, run.resume_command)
+                refuse_without_winner(ledger.trials(), left, run.resume_command, run.search)
                 if left:
                     say(left_line(left, plan.trials, run.resume_command))
                 _confirm(outcome, plan, ledger, executor, stop, say)
@@ -252,6 +256,7 @@ def _end(
     outcome.interrupted = stop.requested
     outcome.counts = counts(ledger.trials())
     outcome.winner = winner(ledger.trials())
+    outcome.front = front_of(ledger.trials(), outcome.run.search)
     summary = summarise(outcome, ledger.trials(), "interrupted" if stop.requested else state)
     unwritten = _write_summary(outcome.run, summary)
     if unwritten is not None and summary["state"] == "failed":
@@ -324,7 +329,7 @@ def _run_trials(
         return training_job(run, assignment.config, plan.resources)
 
     def on_end(number: int) -> None:
-        say(trial_line(ledger.trial(number), ledger.standing, plan.trials, run.search.searched_metric))
+        say(trial_line(ledger.trial(number), ledger.standing, plan.trials, run.search))
 
     def on_note(number: int, line: str) -> None:
         say(f"trial {number:>3}  {line}")
@@ -354,7 +359,7 @@ def _confirm(outcome: Outcome, plan: Plan, ledger: Ledger, executor: Executor, s
         return
     run = outcome.run
     earlier = run.read_summary() or {}
-    value = f"{run.search.searched_metric} {trial.value:.3f}"
+    value = f"{run.search.searched_metric} {value_of(trial):.3f}"
     say(confirming_line(earlier, trial.number, value, plan.confirm_seeds))
     # a test over more seeds is never given up for one over fewer
     n_seeds = max(plan.confirm_seeds, seeds_before(earlier, trial.number))
@@ -362,7 +367,7 @@ def _confirm(outcome: Outcome, plan: Plan, ledger: Ledger, executor: Executor, s
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = confirmation_store(run, trial.number)
     outcome.selection = select(job, seeds, executor, stop, store)
-    searched = {"searched_metric": run.search.searched_metric, "searched_value": trial.value}
+    searched = {"searched_metric": run.search.searched_metric, "searched_value": value_of(trial)}
     source: dict[str, Any] = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
     model = ModelRequest(store / "model", source, place=run.model)
     analysis = store / ANALYSIS_FILE

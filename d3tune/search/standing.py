@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from d3tune.search.aims import is_feasible, value_of
+
 
 class Standing:
     """Of one study.
@@ -39,17 +41,26 @@ class Standing:
 
 
 def winner(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """The COMPLETE trial with the largest value, the earliest of equals; None where there is none."""
+    """The COMPLETE trial with the largest objective, the earliest of equals; None where there is none.
+
+    One of which a constraint does not hold cannot win.
+    """
     return next(iter(best_of(trials, 1)), None)
 
 
 def best_of(trials: Iterable[FrozenTrial], count: int) -> list[FrozenTrial]:
-    """The COMPLETE trials with the largest values, the largest first, the earlier of equals first.
+    """The COMPLETE trials of the largest objective, the largest first, the earlier of equals first.
 
     Args:
-        trials: of a study.
+        trials: of a study; those of which a constraint does not hold are left out.
         count: how many at most.
     """
-    complete = [(t.value, -t.number, t) for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    finite = (item for item in complete if math.isfinite(item[0]))
+    complete = [(value_of(t), -t.number, t) for t in trials if t.state == TrialState.COMPLETE and is_feasible(t)]
+    finite = ((value, order, trial) for value, order, trial in complete if value is not None and math.isfinite(value))
     return [trial for *_, trial in heapq.nlargest(count, finite, key=lambda item: item[:2])]
+
+
+def ranked_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The COMPLETE trials, the best first: those of which a constraint does not hold come after all others."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: (not is_feasible(trial), -(value_of(trial) or 0.0), trial.number))

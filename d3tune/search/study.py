@@ -12,21 +12,22 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from d3tune.config import SearchConfig, TrialConfig, first_fault, metric_prefix
 from d3tune.errors import RunError
+from d3tune.search.aims import constraints_at, directions, values_at
 from d3tune.search.faults import INTACT
 from d3tune.search.journal import CONFIG_ATTR, Journal, mend
 from d3tune.search.pruning import make_pruner
-from d3tune.search.reports import Report, best_report, collapse
+from d3tune.search.reports import REPORT_KEY, Report, best_report, collapse
 from d3tune.search.sampling import enqueue_params, fitting_params, make_sampler, suggest
 from d3tune.search.standing import Standing
 from d3tune.search.storage import StudyStorage
 from d3tune.space import Space
 
-REPORT_KEY = "report:"
 RETRY_ATTR, WORKER_ATTR = "retry_of", "worker"
 # where Optuna keeps the parameters of a trial that is enqueued
 FIXED_PARAMS = "fixed_params"
@@ -81,8 +82,8 @@ class Ledger:
         self._search, self._space, self._config = search, space, config
         self._updates = config(**space.fixed).updates
         self._lock = threading.RLock()
-        self.study, self._journal, self.mended = _open_study(journal, name)
-        self.study.pruner = make_pruner(search.pruner, self._updates)
+        self.study, self._journal, self.mended = _open_study(journal, name, directions(search))
+        self.study.pruner = make_pruner(search.pruner, self._updates, search.compares_by_value)
         self._enqueue_warm_starts()
         there = self.trials()
         self.standing = Standing(there)
@@ -165,7 +166,7 @@ class Ledger:
         with self._one_change():
             if report.update not in frozen.intermediate_values:
                 self._record(trial, frozen, report)
-            if report.update >= self._updates or not trial.should_prune():
+            if report.update >= self._updates or not self._is_behind(trial):
                 return False
             self._record_best(trial)
             self.study.tell(number, state=TrialState.PRUNED)
@@ -187,7 +188,9 @@ class Ledger:
             return
         with self._one_change():
             best = self._record_best(trial)
-            self.study.tell(number, best.value)
+            for name, value in constraints_at(best, self._search).items():
+                trial.set_constraint(name, value)
+            self.study.tell(number, values_at(best, self._search))
         self._end(number)
 
     def fail(self, number: int, reason: str) -> None:
@@ -280,7 +283,15 @@ class Ledger:
         if plain.pop("worker", None) and WORKER_ATTR not in frozen.user_attrs:
             trial.set_user_attr(WORKER_ATTR, report.worker)
         trial.set_user_attr(f"{REPORT_KEY}{report.update:08d}", plain)
-        trial.report(best_report(reports).value, report.update)
+        value = best_report(reports).value
+        if self._search.aims:
+            # which an optuna.Trial with two values does not take
+            self.study._storage.set_trial_intermediate_value(trial._trial_id, report.update, value)
+        else:
+            trial.report(value, report.update)
+
+    def _is_behind(self, trial: optuna.Trial) -> bool:
+        return self._search.compares_by_value and trial.should_prune()
 
     def _end(self, number: int) -> None:
         self._running.pop(number, None)
@@ -366,12 +377,12 @@ def _last_update(trial: FrozenTrial) -> int:
     return max(trial.intermediate_values, default=0)
 
 
-def _open_study(path: Path, name: str) -> tuple[optuna.Study, Journal, str | None]:
+def _open_study(path: Path, name: str, ways: Sequence[StudyDirection]) -> tuple[optuna.Study, Journal, str | None]:
     try:
         mended = mend(path)
         journal = Journal(path)
         storage = StudyStorage(journal)
-        study = only_study(storage) or optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        study = only_study(storage) or optuna.create_study(storage=storage, study_name=name, directions=ways)
     except UNREADABLE as error:
         logging.getLogger(__name__).debug("opening the journal", exc_info=True)
         raise unreadable(path, error) from None

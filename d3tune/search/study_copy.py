@@ -14,11 +14,13 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from d3tune.errors import UsageError, root_cause
 from d3tune.files import make_new, slug, writable_directory
+from d3tune.search.aims import directions
 from d3tune.search.databases import driven, refuse_unreadable, same_database
 from d3tune.search.following import OPENING, Following
 from d3tune.search.mlflow_file import PREFIX, absolute, file_of
+from d3tune.search.reports import REPORT_KEY
 from d3tune.search.run import RunDirectory
-from d3tune.search.study import REPORT_KEY, Ledger
+from d3tune.search.study import Ledger
 from d3tune.search.tracking import PASSING
 
 OPTION = "--study-url"
@@ -143,14 +145,15 @@ class StudyCopy:
         with self._following.step(), OPENING:
             storage = _opened(self.url)
         name = copy_name(self._run)
-        study = _study(storage, name)
+        ways = directions(self._run.search)
+        study = _study(storage, name, ways)
         self._following.took("study")
         self._held = sorted(storage.get_all_trials(study, deepcopy=False), key=lambda trial: trial.number)
         self._following.took("trials")
         if not _continues(self._held, trials):
             self._say(f"the study's copy in {self.url} differs from the run's study and is written anew")
             storage.delete_study(study)
-            study, self._held = _study(storage, name), []
+            study, self._held = _study(storage, name, ways), []
         for key, value in self._labels().items():
             storage.set_study_user_attr(study, key, value)
         self._storage, self._study = storage, study
@@ -188,6 +191,9 @@ class StudyCopy:
         for key, attribute in shown.user_attrs.items():
             if key not in held.user_attrs:
                 storage.set_trial_user_attr(held._trial_id, key, attribute)
+        for key, violation in shown.system_attrs.items():
+            if key not in held.system_attrs:
+                storage.set_trial_system_attr(held._trial_id, key, violation)
         if trial.state.is_finished():
             # last: what is finished takes no more
             storage.set_trial_state_values(held._trial_id, trial.state, trial.values)
@@ -196,7 +202,7 @@ class StudyCopy:
 
 
 def _shown(trial: FrozenTrial) -> FrozenTrial:
-    """A trial without its reports, of which the values by update are there anyway, and without Optuna's own notes."""
+    """A trial without its reports, whose values are there anyway, and of Optuna's own notes with its constraints."""
     attributes = {key: value for key, value in trial.user_attrs.items() if not key.startswith(REPORT_KEY)}
     return FrozenTrial(
         number=trial.number,
@@ -208,10 +214,15 @@ def _shown(trial: FrozenTrial) -> FrozenTrial:
         params=dict(trial.params),
         distributions=dict(trial.distributions),
         user_attrs=attributes,
-        system_attrs={},
+        system_attrs=_constraints(trial),
         intermediate_values=dict(trial.intermediate_values),
         trial_id=trial._trial_id,
     )
+
+
+def _constraints(trial: FrozenTrial) -> dict[str, Any]:
+    """Optuna's notes of what the trial breaks."""
+    return {key: value for key, value in trial.system_attrs.items() if key.startswith("constraints:")}
 
 
 def _continues(held: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> bool:
@@ -231,9 +242,9 @@ def _earlier(held: FrozenTrial, trial: FrozenTrial) -> bool:
     )
 
 
-def _study(storage: BaseStorage, name: str) -> int:
+def _study(storage: BaseStorage, name: str, ways: Sequence[StudyDirection]) -> int:
     try:
-        return storage.create_new_study([StudyDirection.MAXIMIZE], name)
+        return storage.create_new_study(ways, name)
     except DuplicatedStudyError:
         return storage.get_study_id_from_name(name)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from d3tune.config import metric_prefix
+from d3tune.search.aims import value_of
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.run import RunDirectory
 from d3tune.search.study import reports_of
@@ -27,6 +28,7 @@ def summarise(outcome: "Outcome", trials: Sequence[FrozenTrial], state: str) -> 
     """
     run, trial = outcome.run, outcome.winner
     seconds = sum(reports_of(item)[-1].seconds for item in trials if reports_of(item))
+    front = outcome.front
     return {
         "format": 1,
         "uid": run.uid,
@@ -41,7 +43,8 @@ def summarise(outcome: "Outcome", trials: Sequence[FrozenTrial], state: str) -> 
         "state": state,
         "trials": outcome.counts,
         "trial_hours": seconds / 3600,
-        "winner": None if trial is None else {"trial": trial.number, "value": trial.value},
+        "winner": None if trial is None else {"trial": trial.number, "value": value_of(trial)},
+        **({} if front is None else {"aims": list(front.aims), "front": front.to_dict()}),
         **_confirmed(outcome),
     }
 
@@ -80,6 +83,9 @@ def parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     metrics = {f"trials/{state}": float(count) for state, count in summary["trials"].items()}
     if summary["winner"] is not None:
         metrics[summary["searched_metric"]] = summary["winner"]["value"]
+    if "front" in summary:
+        front = summary["front"]
+        metrics |= {"front/trials": float(len(front["points"])), "front/hypervolume": front["hypervolume"]}
     if summary["selection"] is not None:
         prefix = metric_prefix(summary["selection"]["protocol"])
         metrics[f"{prefix}/H_confirmed"] = summary["selection"][f"{prefix}_H"]

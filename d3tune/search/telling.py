@@ -5,21 +5,26 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from d3tune.config import SearchConfig
 from d3tune.errors import NoUsableTrialError
+from d3tune.search.aims import SECONDS, Constraint, broken, reading
 from d3tune.search.reports import best_report
 from d3tune.search.standing import Standing, winner
 from d3tune.search.study import reports_of
 from d3tune.words import plural
 
+# aims that a line of a trial has anyway
+OTHERWISE = ("H", "H_raw", "AUSUC", SECONDS)
 
-def trial_line(trial: FrozenTrial, standing: Standing, planned: int, metric: str) -> str:
+
+def trial_line(trial: FrozenTrial, standing: Standing, planned: int, search: SearchConfig) -> str:
     """How a trial ended, how many have, and whether it is the best so far; most fit a terminal of 80 columns.
 
     Args:
         trial: the one that ended.
         standing: of the study.
         planned: trials of the run in all.
-        metric: name of the searched quantity.
+        search: what is searched for.
     """
     reports = reports_of(trial)
     text = f"trial {trial.number:>3}  {standing.ended:>3}/{planned}  {trial.state.name.lower():<8}"
@@ -27,8 +32,10 @@ def trial_line(trial: FrozenTrial, standing: Standing, planned: int, metric: str
         return f"{text}  {trial.user_attrs.get('failure', '')}"
     best = best_report(reports)
     leads = standing.best is not None and standing.best.number == trial.number
-    text += f"  {metric} {best.value:.3f} {'best' if leads else '':<4}  {reports[-1].seconds:6.1f} s"
-    return f"{text}  {best.head}, update {best.update}"
+    text += f"  {search.searched_metric} {best.value:.3f} {'best' if leads else '':<4}  {reports[-1].seconds:6.1f} s"
+    text += "".join(f"  {name} {reading(best, name, search):.3f}" for name in search.aims if name not in OTHERWISE)
+    unmet = "".join(f", not {text}" for text in broken(trial))
+    return f"{text}  {best.head}, update {best.update}{unmet}"
 
 
 def confirming_line(earlier: Mapping[str, Any], number: int, value: str, n_seeds: int) -> str:
@@ -67,19 +74,28 @@ def left_line(left: int, planned: int, resume_command: str) -> str:
     return f"--time is over: {left} of {plural(planned, 'trial')} left; go on with: {resume_command}"
 
 
-def refuse_without_winner(trials: Sequence[FrozenTrial], left: int, resume_command: str) -> None:
+def refuse_without_winner(trials: Sequence[FrozenTrial], left: int, resume_command: str, search: SearchConfig) -> None:
     """End a search of which no trial can be selected.
 
     Args:
         trials: of its study.
         left: trials that the time limit left over.
         resume_command: what goes on with it.
+        search: has the constraints.
 
     Raises:
-        NoUsableTrialError: no trial is COMPLETE; it names the most frequent reason.
+        NoUsableTrialError: no trial is COMPLETE, then it names the most frequent reason; or of none of them every
+            constraint holds, then it names the nearest.
     """
     if winner(trials) is not None:
         return
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if complete and search.constraints:
+        raise NoUsableTrialError(
+            f"of {plural(len(complete), 'complete trial')} none meets --constraint {' and '.join(search.constraints)}; "
+            f"{_nearest(complete, search)}; more trials: {resume_command} --trials +{len(trials)}; or search "
+            "again with a looser one"
+        )
     reasons = [trial.user_attrs.get("failure", "unknown") for trial in trials if trial.state == TrialState.FAIL]
     if not reasons:
         raise NoUsableTrialError(
@@ -90,3 +106,17 @@ def refuse_without_winner(trials: Sequence[FrozenTrial], left: int, resume_comma
     raise NoUsableTrialError(
         f"no trial was completed: {len(reasons)} of {len(trials)} failed, most often with: {common}{advice}"
     )
+
+
+def _nearest(complete: Sequence[FrozenTrial], search: SearchConfig) -> str:
+    """Which trial breaks the fewest constraints, by the smallest share of a bound, and what it has."""
+
+    def distance(trial: FrozenTrial) -> tuple[int, float]:
+        shares = [max(0.0, value) / (Constraint.parse(text).bound or 1.0) for text, value in trial.constraints.items()]
+        return sum(share > 0 for share in shares), sum(shares)
+
+    trial = min(complete, key=distance)
+    best = best_report(reports_of(trial))
+    names = dict.fromkeys(Constraint.parse(text).name for text in broken(trial))
+    has = ", ".join(f"{name} {reading(best, name, search):.3f}" for name in names)
+    return f"the nearest, trial {trial.number}, has {has} at {search.searched_metric} {best.value:.3f}"

@@ -142,6 +142,17 @@ def test_of_a_search_that_confirms_nothing(printed: Printed, with_store: Path, t
     assert printed("leaderboard") == []
 
 
+def test_of_a_search_with_two_aims(printed: Printed, with_store: Path, tiny: tuple[str, ...]) -> None:
+    further = ("--objective", "S,U", "--constraint", "S>=0.01", *tiny)
+    planned = printed("search", *SEARCH[1:], *further, "--dry-run", kind="dry-run")["search"]
+    assert (planned["objective"], planned["aims"], planned["constraints"]) == ("H", ["S", "U"], ["S>=0.01"])
+    found = printed("search", *SEARCH[1:], *further, "--confirm-seeds", 0)
+    assert found["aims"] == ["S", "U"]
+    (point,) = found["front"]["points"]
+    assert (point["trial"], point["value"]) == (0, found["winner"]["value"])
+    assert found["front"]["hypervolume"] == pytest.approx(point["values"][0] * point["values"][1])
+
+
 @pytest.mark.parametrize("backbone", ["gan", "gaussian", "rezsl"])
 def test_of_the_settings(printed: Printed, backbone: str) -> None:
     options = ("--dataset", "hanzi", "--backbone", backbone, "--set", "list")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from d3tune.results.report.coordinates import coordinates
 from d3tune.results.report.curves import curves
 from d3tune.results.report.figure import Drawn
+from d3tune.results.report.front import front
 from d3tune.results.report.history import history
 from d3tune.results.report.importance import importance
 from d3tune.results.report.material import Material
@@ -31,4 +32,4 @@ FIGURES: tuple[Callable[[Material], Drawn], ...] = (
 
 def figures_of(material: Material) -> list[Drawn]:
     """Draw them; under `style.styled`."""
-    return [*(draw(material) for draw in FIGURES), *provided(material.run)]
+    return [*front(material), *(draw(material) for draw in FIGURES), *provided(material.run)]

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.material import Material
 from d3tune.results.report.style import BLUE, figure
+from d3tune.search.aims import value_of
 from d3tune.words import plural
 
 # PED-ANOVA compares the best tenth with all: of fewer there is no tenth
@@ -62,11 +63,16 @@ def importances(complete: Sequence[FrozenTrial]) -> dict[str, float]:
         warnings.filterwarnings("ignore", "Some regimes for parameter")
         study = optuna.create_study(direction="maximize")
         optuna.logging.set_verbosity(verbosity)
-        study.add_trials(complete)
+        study.add_trials([_by_objective(trial) for trial in complete])
         # Optuna's default, by name, so that another default later says something else only where the caption does
         found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     # of equal ones Optuna's order differs from process to process
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _by_objective(trial: FrozenTrial) -> FrozenTrial:
+    """The trial with its objective as its one value, whatever it had."""
+    return optuna.trial.create_trial(value=value_of(trial), params=trial.params, distributions=trial.distributions)
 
 
 def _refused(complete: Sequence[FrozenTrial], run: str) -> str:
@@ -76,7 +82,7 @@ def _refused(complete: Sequence[FrozenTrial], run: str) -> str:
             f"Importances need at least {FEWEST} complete trials (pruned and failed ones do not count); the study has "
             f"{len(complete)}. More: d3tune resume {quote(run)} --trials +{FEWEST}"
         )
-    if len({trial.value for trial in complete}) == 1:
+    if len({value_of(trial) for trial in complete}) == 1:
         return f"All {len(complete)} complete trials have the same value: nothing made a difference."
     if not any(trial.params for trial in complete):
         return "Nothing was searched."

@@ -5,8 +5,10 @@ from typing import Any
 
 from d3tune.results.leaderboard import summary_row
 from d3tune.results.markup import html_paragraph, html_table, with_sd
+from d3tune.results.report.front import front_table
 from d3tune.results.report.material import SPREAD, Material
 from d3tune.results.report.resources import spent
+from d3tune.search.aims import aims_words
 from d3tune.search.chosen import choice_lines, choice_of
 from d3tune.search.summary import dataset_identity
 from d3tune.words import TEST_SELECTED, masked, plural
@@ -22,7 +24,7 @@ def about(material: Material) -> str:
         ["run", run.name],
         ["dataset", f"{search.dataset} (semantics {search.semantics}, features {search.features})"],
         ["backbone", search.backbone],
-        ["selected by", f"{search.searched_metric}: {material.protocol}"],
+        ["selected by", f"{aims_words(search)}: {material.protocol}"],
         ["sampler, pruner, seed", f"{search.sampler}, {search.pruner}, {search.seed}"],
         ["state", material.state],
         ["trials", ", ".join(f"{count} {state}" for state, count in material.counts.items())],
@@ -36,7 +38,7 @@ def about(material: Material) -> str:
 
 def outcome(material: Material) -> list[str]:
     """Paragraphs and tables: the winner, how it was selected, the test and the baselines."""
-    parts = [html_paragraph(sentence) for sentence in _selection(material)]
+    parts = [*(html_paragraph(sentence) for sentence in _selection(material)), *front_table(material)]
     rows = [*_test_rows(material), *_baseline_rows(material.summary)]
     if rows:
         note = "means over classes in [0, 1]; ± sd over seeds (n − 1)"
@@ -109,9 +111,11 @@ def _selection(material: Material) -> list[str]:
     if trial is None or trial.value is None or trial.best is None:
         return [_no_winner(material)]
     label = f", {TEST_SELECTED}" if material.prefix == "published" else ""
+    constraints = material.run.search.constraints
+    where = f" among those where {' and '.join(constraints)}" if constraints else ""
     sentences = [
         f"Winner: trial {trial.number}, {metric} {trial.value:.3f}{label}: the largest of the complete trials' best "
-        f"evaluations ({trial.best.head} head, update {trial.best.update}; {material.protocol})."
+        f"evaluations{where} ({trial.best.head} head, update {trial.best.update}; {material.protocol})."
     ]
     row = confirmed(material)
     if row is None:
@@ -166,6 +170,9 @@ def _no_winner(material: Material) -> str:
         return f"Every trial failed; most often ({reasons.count(common)} of {len(reasons)}): {masked(common)}"
     if counts["pruned"] == len(material.tried):
         return "Every trial was pruned: none used its full budget, and only such a one can win."
+    if counts["complete"]:
+        constraints = " and ".join(material.run.search.constraints)
+        return f"Of no complete trial {constraints} holds, so there is no winner."
     return "No trial is complete yet, so there is no winner."
 
 

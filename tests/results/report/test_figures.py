@@ -21,6 +21,7 @@ from d3tune.results.published import published_beside
 from d3tune.results.report.coordinates import coordinates, scales_of
 from d3tune.results.report.curves import curves
 from d3tune.results.report.figure import Drawn
+from d3tune.results.report.front import front
 from d3tune.results.report.history import history
 from d3tune.results.report.importance import importance
 from d3tune.results.report.material import Material, read_material
@@ -385,3 +386,34 @@ def test_trials_at_once_have_rows_of_their_own(material: Make, mixed: list[Any])
     first = min(t.datetime_start for t in ended)
     wanted = sorted((t.datetime_start - first).total_seconds() for t in ended)
     assert np.allclose(sorted(bar.get_x() for bar in bars), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("aims", [("S", "U"), ("seconds", "H"), ("H", "seconds")])
+def test_the_front_of_two_aims_is_a_staircase_below_which_every_trial_lies(
+    aims: tuple[str, str], material: Make, mixed: list[Any]
+) -> None:
+    run = material(mixed, slim=True, aims=aims, pruner="none")
+    (drawn,) = front(run)
+    (axes,) = axes_of(drawn)
+    (steps,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    complete = [tuple(trial.values) for trial in trials_of(run) if trial.state == optuna.trial.TrialState.COMPLETE]
+    assert np.allclose(points(axes, "o"), sorted(complete))
+    signs = [-1 if name == "seconds" else 1 for name in aims]
+
+    def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        pairs = zip(signs, one, other, strict=True)
+        return one != other and all(sign * mine >= sign * theirs for sign, mine, theirs in pairs)
+
+    wanted = {point for point in complete if not any(beats(other, point) for other in complete)}
+    assert np.allclose(sorted(map(tuple, steps.get_xydata())), sorted(wanted))
+    assert drawn.figure is not None
+    assert f"Pareto front ({len(wanted)})" in [text.get_text() for text in drawn.figure.legends[0].texts]
+    assert front(material(mixed, name="plain", slim=True)) == []
+
+
+def test_importances_with_two_aims_are_of_the_objective(material: Make, mixed: list[Any]) -> None:
+    one, two = material(mixed, slim=True), material(mixed, name="two", slim=True, aims=("S", "seconds"))
+    assert one.winner is not None
+    assert two.winner is not None
+    assert importance(two).figure is not None
+    assert importance(two).alt == importance(one).alt
