@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from d3tune.search.aims import value_of
 from d3tune.search.chosen import choice_lines
 from d3tune.words import TEST_SELECTED, plural
 
@@ -34,6 +33,9 @@ ONLY_EMBEDDED = (
 
 def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
     """The end of a search: the table, the winner, its test result, and where everything is."""
+    # the leaderboard imports this module, and shall not wait for Optuna
+    from d3tune.search.aims import value_of
+
     search = outcome.run.search
     notes = ["calibrated"] if search.objective == "H" else []
     notes += [TEST_SELECTED] if search.protocol == "published" else []
@@ -65,6 +67,8 @@ def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
 
 def _front_lines(front: "Front", run: "RunDirectory") -> list[str]:
     """The Pareto front as a table, and how to export a point of it."""
+    from d3tune.search.aims import value_of
+
     cells = [
         [str(trial.number), *(f"{value:.3f}" for value in trial.values), f"{value_of(trial):.3f}"]
         for trial in front.trials
