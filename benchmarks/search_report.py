@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import search_stopping
 from benchmarks.accuracy.markdown import number, table
 from benchmarks.accuracy.statistics import over_pairs
 from benchmarks.accuracy.variants import difference_cells
 from benchmarks.search_figures import write_figures
 from benchmarks.search_statistics import SHARES, WITHIN, Figures, Interval, Reached, Target, figures, regret, regret_at
+from benchmarks.simulation import WORKERS
 from benchmarks.surrogate import Quality
 from benchmarks.traces import Arm, Trace
 from benchmarks.trials import Cell
@@ -116,6 +118,7 @@ def plain(findings: Findings, told: Mapping[Arm, Figures]) -> dict[str, Any]:
             for cell, target in findings.targets.items()
         },
         "overall": overall(findings.found, told, findings.targets),
+        "stopping": search_stopping.plain(_stopping(findings)),
     }
 
 
@@ -200,10 +203,15 @@ def markdown(findings: Findings, told: Mapping[Arm, Figures], links: Mapping[Cel
     if not findings.targets:
         return "\n".join([*lines, "There is no table of any cell, and so no result.", ""])
     lines += [*_surrogates(findings), *_early(findings), *_overall(findings, told)]
+    lines += search_stopping.section(_stopping(findings))
     lines += ["## Cell by cell", "", SEARCHES.strip(), ""]
     for cell in findings.targets:
         lines += _cell(cell, {arm: item for arm, item in told.items() if arm.cell == cell}, links)
     return "\n".join(lines)
+
+
+def _stopping(findings: Findings) -> list[search_stopping.Stopped]:
+    return search_stopping.stopping(findings.found, int(findings.about.get("workers", WORKERS)))
 
 
 def _surrogates(findings: Findings) -> list[str]:

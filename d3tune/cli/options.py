@@ -56,6 +56,9 @@ Executor = Annotated[
 Address = Annotated[str | None, typer.Option(help="A Ray cluster to join, e.g. auto; none.")]
 ConfirmSeeds = Annotated[int, typer.Option(help="Fresh seeds that confirm a winner; 0 for none.")]
 ConfirmTop = Annotated[int, typer.Option(help="Best trials that fresh seeds choose among, for the confirmation.")]
+StopWhenConverged = Annotated[
+    bool, typer.Option("--stop-when-converged", help="Begin no trial where those left would hardly raise the best.")
+]
 Baselines = Annotated[bool, typer.Option("--baselines", help="Also tune and test gaussian and ESZSL.")]
 TrialTimeout = Annotated[str | None, typer.Option(help="A trial without a report for this long failed: 10m, 1h; none.")]
 KeepWeights = Annotated[int, typer.Option(help="Keep the weights of so many of a run's best trials.")]

@@ -27,6 +27,7 @@ from d3tune.cli.options import (
     Sampler,
     Seed,
     Semantics,
+    StopWhenConverged,
     StudyUrl,
     TimeLimit,
     TrackingUri,
@@ -106,6 +107,7 @@ def search(
     address: Address = None,
     confirm_seeds: ConfirmSeeds = 5,
     confirm_top: ConfirmTop = 1,
+    stop_when_converged: StopWhenConverged = False,
     baselines: Baselines = False,
     trial_timeout: TrialTimeout = None,
     keep_weights: KeepWeights = 3,
@@ -128,6 +130,7 @@ def search(
         _list_settings(backbone, as_json)
         return
     from d3tune.search.choice import check_top
+    from d3tune.search.convergence import check_convergence
     from d3tune.search.planning import PlanOptions, make_plan, parse_gpus
     from d3tune.search.request import Request, prepare_run
 
@@ -140,6 +143,7 @@ def search(
         address=address,
         confirm_seeds=confirm_seeds,
         confirm_top=confirm_top,
+        stop_when_converged=stop_when_converged,
         baselines=baselines,
         tracking_uri=tracking_uri,
         trial_timeout=trial_timeout,
@@ -172,6 +176,7 @@ def search(
         return
     plan = make_plan(options, time)
     check_top(plan.confirm_top, protocol)
+    check_convergence(stop_when_converged, objective.count(","))
     run, new = prepare_run(request, say)
     say(f"run {run.path}" if new else f"going on with run {run.path}")
     _carry_out(run, plan, as_json, verbose)
@@ -191,6 +196,12 @@ def resume(
     address: Annotated[str | None, typer.Option(help="A Ray cluster to join, or none" + RESUMED)] = None,
     confirm_seeds: Annotated[int | None, typer.Option(help="Fresh seeds that confirm the winner" + RESUMED)] = None,
     confirm_top: Annotated[int | None, typer.Option(help="Trials that fresh seeds choose among" + RESUMED)] = None,
+    stop_when_converged: Annotated[
+        bool | None,
+        typer.Option(
+            "--stop-when-converged/--no-stop-when-converged", help="Where trials left would hardly raise it" + RESUMED
+        ),
+    ] = None,
     baselines: Annotated[
         bool | None, typer.Option("--baselines/--no-baselines", help="Also gaussian and ESZSL" + RESUMED)
     ] = None,
@@ -217,6 +228,7 @@ def resume(
         "address": address,
         "confirm_seeds": confirm_seeds,
         "confirm_top": confirm_top,
+        "stop_when_converged": stop_when_converged,
         "baselines": baselines,
         "trial_timeout": trial_timeout,
         "keep_weights": keep_weights,

@@ -23,6 +23,7 @@ from d3tune.cli.options import (
     Sampler,
     Seed,
     Semantics,
+    StopWhenConverged,
     StudyUrl,
     TimeLimit,
     TrackingUri,
@@ -73,6 +74,7 @@ def sweep(
     address: Address = None,
     confirm_seeds: ConfirmSeeds = 5,
     confirm_top: ConfirmTop = 1,
+    stop_when_converged: StopWhenConverged = False,
     baselines: Baselines = False,
     trial_timeout: TrialTimeout = None,
     keep_weights: KeepWeights = 3,
@@ -89,6 +91,7 @@ def sweep(
     from d3tune.errors import one_of
     from d3tune.files import home
     from d3tune.search.chatter import kept
+    from d3tune.search.convergence import check_convergence
     from d3tune.search.executor import StopSignal
     from d3tune.search.planning import PlanOptions, make_plan
     from d3tune.search.request import Request
@@ -106,6 +109,7 @@ def sweep(
         address=address,
         confirm_seeds=confirm_seeds,
         confirm_top=confirm_top,
+        stop_when_converged=stop_when_converged,
         baselines=baselines,
         tracking_uri=tracking_uri,
         trial_timeout=trial_timeout,
@@ -129,6 +133,7 @@ def sweep(
     )
     datasets, backbones = listed("--dataset", dataset), listed("--backbone", backbone)
     plan = make_plan(options, time)
+    check_convergence(stop_when_converged, objective.count(","))
     cells = prepare_sweep(request, datasets, backbones, run_dir, say)
     for cell in cells:
         say(f"{cell.name}  run {cell.run.path}")

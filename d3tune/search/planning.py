@@ -39,6 +39,7 @@ class PlanOptions(BaseModel):
     address: str | None = None
     confirm_seeds: int = 5
     confirm_top: int = 1
+    stop_when_converged: bool = False
     baselines: bool = False
     tracking_uri: str | None = None
     trial_timeout: str | float | None = None
@@ -81,6 +82,7 @@ def make_plan(options: PlanOptions, time_limit: str | None = None, retry_failed:
         auto_gpus=options.gpus_per_trial == AUTO,
         measured_gpus=options.measured_gpus if options.gpus_per_trial == AUTO else None,
         confirm_top=options.confirm_top,
+        stop_when_converged=options.stop_when_converged,
     )
 
 

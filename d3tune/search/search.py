@@ -1,8 +1,6 @@
 """A search from start to end: trials, confirmation, baselines, summary. All state is in the run directory."""
 
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +25,7 @@ from d3tune.search.confirm import (
     select,
 )
 from d3tune.search.confirmed_model import ModelRequest
+from d3tune.search.convergence import Converged, check_convergence, converged
 from d3tune.search.executor import Executor, StopSignal, TrialQueue
 from d3tune.search.executor.choice import open_executor
 from d3tune.search.executor.site import Site
@@ -38,11 +37,18 @@ from d3tune.search.keeping import Keeper, bytes_used
 from d3tune.search.progress import Progress
 from d3tune.search.run import RunDirectory, as_itself
 from d3tune.search.standing import winner
-from d3tune.search.stores import Stores, open_stores
+from d3tune.search.stores import Stores, begun, open_stores
 from d3tune.search.study import Assignment, Ledger, counts
 from d3tune.search.summaries import SUMMARY_FILE
 from d3tune.search.summary import dataset_identity, summarise
-from d3tune.search.telling import confirming_line, left_line, refuse_without_winner, seeds_before, trial_line
+from d3tune.search.telling import (
+    confirming_line,
+    converged_line,
+    left_line,
+    refuse_without_winner,
+    seeds_before,
+    trial_line,
+)
 from d3tune.search.tracking import default_uri
 from d3tune.yamlfile import dump_yaml
 
@@ -68,6 +74,7 @@ class Plan:
         measured_gpus: that, as an earlier command measured it; None where it is to be measured, on the whole GPU of
             ``resources``.
         confirm_top: among how many of the best trials the one to confirm is chosen with fresh seeds.
+        stop_when_converged: whether no trial is begun where those left would hardly raise the best value.
     """
 
     trials: int
@@ -85,6 +92,7 @@ class Plan:
     auto_gpus: bool = False
     measured_gpus: float | None = None
     confirm_top: int = 1
+    stop_when_converged: bool = False
 
     def to_options(self) -> dict[str, Any]:
         """What a resume without options shall do again; the time limit was for one command alone."""
@@ -95,6 +103,7 @@ class Plan:
             "measured_gpus": self.measured_gpus,
             "confirm_seeds": self.confirm_seeds,
             **({"confirm_top": self.confirm_top} if self.confirm_top > 1 else {}),
+            **({"stop_when_converged": True} if self.stop_when_converged else {}),
             "baselines": self.baselines,
             # the store of this home: a run that is moved to another home goes on with that one's
             "tracking_uri": None if self.tracking_uri == default_uri() else self.tracking_uri,
@@ -114,6 +123,7 @@ class Outcome:
         counts: trials by state.
         winner: the best COMPLETE trial, None where a search was stopped before there was one.
         front: of a search with two aims, what it found.
+        converged: why trials were left over, where `Plan.stop_when_converged` left some.
         choice: how another was chosen among the best, where that was asked for.
         confirmed: the trial that was confirmed: the winner, or what was chosen.
         selection: what validation fixed for it.
@@ -130,6 +140,7 @@ class Outcome:
     counts: dict[str, int] = field(default_factory=dict)
     winner: FrozenTrial | None = None
     front: Front | None = None
+    converged: Converged | None = None
     choice: Choice | None = None
     confirmed: FrozenTrial | None = None
     selection: Selection | None = None
@@ -167,6 +178,7 @@ def run_search(
         D3TuneError: the dataset is gone or changed, a trial can never fit, or the run directory cannot be written.
     """
     check_top(plan.confirm_top, run.search.protocol)
+    check_convergence(plan.stop_when_converged, len(run.search.aims))
     config = load_backbone(run.search.backbone).config
     refuse_other_content(run)
     refuse_lost_journal(run)
@@ -183,7 +195,7 @@ def run_search(
     stores = open_stores(plan.tracking_uri, plan.study_url, ledger, run, say)
     if plan.seconds is not None:
         stop.deadline = time.monotonic() + plan.seconds
-    opening = _begun(stores.start)
+    opening = begun(stores.start)
     progress = progress or Progress()
     state = "failed"
     outcome = Outcome(run, experiment=stores.mirror.experiment_name)
@@ -196,9 +208,12 @@ def run_search(
             outcome.winner = winner(ledger.trials())
             outcome.counts = counts(ledger.trials())
             if not stop.requested:
-                left = _left_by_time(ledger, plan)
+                outcome.converged = converged(ledger, plan.trials) if plan.stop_when_converged else None
+                left = 0 if outcome.converged else _left_by_time(ledger, plan)
                 state = "interrupted" if ledger.n_left else state
                 refuse_without_winner(ledger.trials(), left, run.resume_command, run.search)
+                if outcome.converged:
+                    say(converged_line(outcome.converged, plan.trials, run.search.searched_metric))
                 if left:
                     say(left_line(left, plan.trials, run.resume_command))
                 _confirm(outcome, plan, ledger, executor, stop, say)
@@ -238,15 +253,6 @@ def _packed(
     plan = replace(plan, resources=resources, measured_gpus=share)
     run.write_plan(plan.to_options())
     return plan
-
-
-def _begun(start: Callable[[], None]) -> "Future[None]":
-    """Something done in a thread of its own: MLflow is imported and its store made ready while Ray starts."""
-    thread = ThreadPoolExecutor(1, "mlflow-start")
-    try:
-        return thread.submit(start)
-    finally:
-        thread.shutdown(wait=False)
 
 
 def _end(
@@ -334,9 +340,11 @@ def _run_trials(
     def on_note(number: int, line: str) -> None:
         say(f"trial {number:>3}  {line}")
 
-    executor.run_trials(
-        TrialQueue(ledger, plan.trials, job, run.trial, keeper, on_end, on_note, plan.trial_timeout, stop)
-    )
+    def enough() -> bool:
+        return plan.stop_when_converged and converged(ledger, plan.trials) is not None
+
+    queue = TrialQueue(ledger, plan.trials, job, run.trial, keeper, on_end, on_note, plan.trial_timeout, stop)
+    executor.run_trials(replace(queue, enough=enough))
 
 
 def _chosen(

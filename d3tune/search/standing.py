@@ -17,6 +17,7 @@ class Standing:
         begun: trials that were ever given out.
         states: of those that have ended, how many are COMPLETE, PRUNED and FAIL.
         best: see `winner`.
+        values: of those that have ended, in their order, the objective; minus infinity of one that cannot win.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
@@ -24,6 +25,7 @@ class Standing:
         self.begun = len(trials)
         self.states = Counter(trial.state for trial in trials if trial.state.is_finished())
         self.best = winner(trials)
+        self.values = [_value_to_win(trial) for trial in trials if trial.state.is_finished()]
 
     @property
     def ended(self) -> int:
@@ -37,7 +39,14 @@ class Standing:
     def end(self, trial: FrozenTrial) -> None:
         """This one, given out before, has ended."""
         self.states[trial.state] += 1
+        self.values.append(_value_to_win(trial))
         self.best = winner([trial] if self.best is None else [self.best, trial])
+
+
+def _value_to_win(trial: FrozenTrial) -> float:
+    """The objective of a trial that may win, of a pruned one so far as it came; minus infinity of any other."""
+    value = value_of(trial) if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
+    return -math.inf if value is None or not math.isfinite(value) or not is_feasible(trial) else value
 
 
 def winner(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:

@@ -1,6 +1,7 @@
 """What is kept in step with a search and may be read by others: MLflow, and a copy of the study where one is wanted."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,3 +84,12 @@ def open_stores(
     """The stores that a command names; nothing is opened yet."""
     copy = None if study_url is None else StudyCopy(study_url, ledger, run, say)
     return Stores(Mirror(tracking_uri, ledger, run, say), copy)
+
+
+def begun(start: Callable[[], None]) -> "Future[None]":
+    """Something done in a thread of its own: MLflow is imported and its store made ready while Ray starts."""
+    thread = ThreadPoolExecutor(1, "mlflow-start")
+    try:
+        return thread.submit(start)
+    finally:
+        thread.shutdown(wait=False)

@@ -45,6 +45,7 @@ def summarise(outcome: "Outcome", trials: Sequence[FrozenTrial], state: str) -> 
         "trial_hours": seconds / 3600,
         "winner": None if trial is None else {"trial": trial.number, "value": value_of(trial)},
         **({} if front is None else {"aims": list(front.aims), "front": front.to_dict()}),
+        **({} if outcome.converged is None else {"converged": vars(outcome.converged)}),
         **_confirmed(outcome),
     }
 

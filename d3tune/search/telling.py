@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from d3tune.config import SearchConfig
 from d3tune.errors import NoUsableTrialError
 from d3tune.search.aims import SECONDS, Constraint, broken, reading
+from d3tune.search.convergence import TOLERANCE, Converged
 from d3tune.search.reports import best_report
 from d3tune.search.standing import Standing, winner
 from d3tune.search.study import reports_of
@@ -72,6 +73,14 @@ def seeds_before(earlier: Mapping[str, Any], number: int) -> int:
 def left_line(left: int, planned: int, resume_command: str) -> str:
     """That the time limit left trials over."""
     return f"--time is over: {left} of {plural(planned, 'trial')} left; go on with: {resume_command}"
+
+
+def converged_line(found: Converged, planned: int, metric: str) -> str:
+    """That a search ends before its trials are used up, and why."""
+    return (
+        f"converged: {found.left} of {plural(planned, 'trial')} are not begun: they are expected to raise {metric} by "
+        f"{found.improvement:.4f}, less than {TOLERANCE:g}; d3tune resume --no-stop-when-converged begins them"
+    )
 
 
 def refuse_without_winner(trials: Sequence[FrozenTrial], left: int, resume_command: str, search: SearchConfig) -> None:

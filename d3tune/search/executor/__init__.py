@@ -42,6 +42,7 @@ class TrialQueue:
         stop: see `StopSignal`.
         on_report: called with the number and a report as it comes.
         on_pause: called with the number of a trial that is left interrupted for now.
+        enough: asked before each new trial whether none is to be begun any more.
     """
 
     ledger: Ledger
@@ -55,6 +56,11 @@ class TrialQueue:
     stop: StopSignal = field(default_factory=StopSignal)
     on_report: Callable[[int, Report], None] = lambda number, report: None
     on_pause: Callable[[int], None] = lambda number: None
+    enough: Callable[[], bool] = lambda: False
+
+    def next_trial(self) -> Assignment | None:
+        """The next trial to run, None where there is none: what was interrupted is gone on with in any case."""
+        return self.ledger.next_trial(self.ledger.standing.begun if self.enough() else self.limit)
 
     def report(self, number: int, report: Report) -> bool:
         """Record an evaluation; returns whether the trial is to stop."""

@@ -36,7 +36,7 @@ class Turns:
 
 
 def _next(queue: TrialQueue) -> Assignment | None:
-    return None if _stopped(queue) else queue.ledger.next_trial(queue.limit)
+    return None if _stopped(queue) else queue.next_trial()
 
 
 def _stopped(queue: TrialQueue) -> bool:
