@@ -3,7 +3,7 @@
 Weights: greedy selection with replacement by calibrated H (Caruana et al., 2004), averaged over bags of members.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -77,7 +77,7 @@ def calibrated_h(members: Sequence[BySplit], weights: Sequence[float]) -> float:
     return fmean(accuracies(mixed(split, weights)).H for split in zip(*members, strict=True))
 
 
-def ensemble_weights(members: Sequence[BySplit]) -> Weights:
+def ensemble_weights(members: Sequence[BySplit], between: Callable[[], None] = lambda: None) -> Weights:
     """Weights of an ensemble, chosen by validation: the mean of greedy selections within bags of members.
 
     Members that come to less than `LEAST_WEIGHT` are left out. Where the result has a smaller H on these rows than the
@@ -85,6 +85,7 @@ def ensemble_weights(members: Sequence[BySplit]) -> Weights:
 
     Args:
         members: see `calibrated_h`.
+        between: called in each round of each selection; what it raises ends them all.
 
     Returns:
         One each, with sum 1.
@@ -92,21 +93,24 @@ def ensemble_weights(members: Sequence[BySplit]) -> Weights:
     n = len(members)
     bags = _bags(n)
     # few members have few halves: the same again gives the same
-    found = {bag: greedy_weights(members, bag) for bag in dict.fromkeys(bags)}
+    found = {bag: greedy_weights(members, bag, between=between) for bag in dict.fromkeys(bags)}
     means = [fmean(column) for column in zip(*(found[bag] for bag in bags), strict=True)]
     kept = [weight if weight >= min(LEAST_WEIGHT, max(means)) else 0.0 for weight in means]
     weights = tuple(weight / sum(kept) for weight in kept)
-    plain = greedy_weights(members, tuple(range(n)))
+    plain = greedy_weights(members, tuple(range(n)), between=between)
     return weights if calibrated_h(members, weights) >= max(map(_alone, members)) else plain
 
 
-def greedy_weights(members: Sequence[BySplit], bag: Sequence[int], rounds: int = ROUNDS) -> Weights:
+def greedy_weights(
+    members: Sequence[BySplit], bag: Sequence[int], rounds: int = ROUNDS, between: Callable[[], None] = lambda: None
+) -> Weights:
     """Greedy selection with replacement: each round adds the member with which the mean has the largest H.
 
     Args:
         members: see `calibrated_h`.
         bag: which of them may be added.
         rounds: how many are added.
+        between: called before each round.
 
     Returns:
         The share of each in the best mean on the way, the earliest of equals.
@@ -115,6 +119,7 @@ def greedy_weights(members: Sequence[BySplit], bag: Sequence[int], rounds: int =
     sums: list[tuple[Tensor, Tensor]] | None = None
     best, chosen = -1.0, counts
     for _ in range(rounds):
+        between()
         steps = {index: _added(sums, members[index]) for index in bag}
         values = {index: _summed_h(step, members[index]) for index, step in steps.items()}
         taken = max(values, key=lambda index: values[index])

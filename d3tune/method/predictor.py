@@ -9,6 +9,7 @@ from torch import Tensor
 
 from d3tune.method.classifier import Prototypes
 from d3tune.method.closed_form import Discriminant, KernelRidge
+from d3tune.method.mixture import Standardised, Weighted
 from d3tune.method.parts import Activation, Beside, Chain, Divided, Layer, Map, Mean, Part, Same
 from d3tune.method.regressors import Cosine, Directions, Members
 
@@ -25,6 +26,8 @@ KINDS: dict[str, type[Part]] = {
     "members": Members,
     "directions": Directions,
     "cosine": Cosine,
+    "standardised": Standardised,
+    "weighted": Weighted,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
 WORDS = {"activation": get_args(Activation), "kernel": ("linear", "rbf")}

@@ -15,6 +15,7 @@ from d3tune.data.tensors import SemanticsScaler
 from d3tune.errors import RunError, UsageError
 from d3tune.files import write_atomically
 from d3tune.method.parts import NotExtendableError
+from d3tune.search.ensemble_place import ensemble_folder
 from d3tune.search.further import class_means
 from d3tune.search.model import DOCUMENT, Model, load_model
 from d3tune.search.run import open_run
@@ -27,7 +28,7 @@ def predict(model: str, features: Path, classes: Path | None = None) -> tuple[Mo
     """Score a file of features by a model.
 
     Args:
-        model: a model's folder, or a run's directory or name.
+        model: a model's folder, or the directory or name of a run or an ensemble.
         features: see `read_features`.
         classes: a file of further classes, see `read_descriptions`.
 
@@ -50,7 +51,7 @@ def predict(model: str, features: Path, classes: Path | None = None) -> tuple[Mo
 
 
 def find_model(name: str) -> Model:
-    """The model of a folder, or of a run.
+    """The model of a folder, of a run, or of an ensemble.
 
     Raises:
         UsageError: there is neither.
@@ -59,6 +60,9 @@ def find_model(name: str) -> Model:
     path = Path(name).expanduser()
     if (path / DOCUMENT).is_file():
         return load_model(path)
+    ensemble = ensemble_folder(name)
+    if ensemble is not None:
+        return _ensemble_model(ensemble)
     try:
         run = open_run(name)
     except UsageError as error:
@@ -72,6 +76,12 @@ def find_model(name: str) -> Model:
     if not run.best.is_file():
         raise RunError(f"{run.path}: has no confirmed winner yet; finish it with: {run.resume_command}")
     raise RunError(f"{run.path}: has no model; make one: d3tune train {quote(str(run.best))} --seeds 1 --model DIR")
+
+
+def _ensemble_model(folder: Path) -> Model:
+    if (folder / "model" / DOCUMENT).is_file():
+        return load_model(folder / "model")
+    raise RunError(f"{folder}: has no model; the d3tune ensemble that made it makes one, unless a member has none")
 
 
 def with_classes(model: Model, path: Path) -> Model:

@@ -243,7 +243,7 @@ def evaluate(
     if model is None:
         rows = stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier)
         return TestResult(tuple(seeds), tuple(rows))
-    model = replace(model, key=_key(evaluate_on_test, jobs[0]))
+    model = replace(model, key=stored_key(evaluate_on_test, jobs[0]))
     # trained again where its result is there and its model is not
     further = {} if model.settled else {0: (model,)}
     rows = stored_map(evaluate_on_test, jobs, names, executor, stop, store, earlier, further)
@@ -350,7 +350,7 @@ def stored_map(
         ConfirmationFailedError: a training diverged, or failed for another reason of its own.
     """
     further = further or {}
-    keys = [_key(function, item) for item in items]
+    keys = [stored_key(function, item) for item in items]
     results: dict[int, Any] = {}
     stores = [store] * len(items) if store is None or isinstance(store, Path) else store
     for folder in filter(None, stores):
@@ -385,7 +385,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:MAX_REASON]
 
 
-def _key(function: Any, item: tuple[Any, ...]) -> str:
+def stored_key(function: Any, item: tuple[Any, ...]) -> str:
+    """What a stored result is known by, see `stored_map`."""
     plain = [part.to_dict() if isinstance(part, TrainingJob) else part for part in item]
     text = json.dumps([__version__, function.__name__, plain], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -126,9 +126,7 @@ def keep_model(
     try:
         spec, tensors = to_plain(cast(Part, score))
     except NotSavableError:
-        if request.place is not None:
-            request.folder.parent.mkdir(parents=True, exist_ok=True)
-            write_json(request.folder.parent / REFUSED, {"key": request.key})
+        refuse(request)
         return
     dataset = open_prepared(Path(job.dataset))
     config, data = training.config, training.tensors
@@ -162,8 +160,24 @@ def keep_model(
         score=spec,
     )
     scaling = {**_scaling(data.scaler), MEAN: torch.from_numpy(semantics.mean)}
+    write_model(request, document, {**tensors, **scaling, **_generator(score, training)})
+
+
+def refuse(request: ModelRequest) -> None:
+    """Note that this very model is none that can be saved."""
+    if request.place is not None:
+        request.folder.parent.mkdir(parents=True, exist_ok=True)
+        write_json(request.folder.parent / REFUSED, {"key": request.key})
+
+
+def write_model(request: ModelRequest, document: ModelDocument, tensors: Mapping[str, Tensor]) -> None:
+    """Save a model where it was asked for.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     try:
-        save_model(request.folder, document, {**tensors, **scaling, **_generator(score, training)})
+        save_model(request.folder, document, tensors)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RunError(f"{request.folder}: cannot be written: {reason}; mend that, then resume") from None

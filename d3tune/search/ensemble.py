@@ -22,9 +22,12 @@ from d3tune.search.confirm import (
     TestResult,
     confirmation_seeds,
     select,
+    stored_key,
     stored_map,
 )
+from d3tune.search.confirmed_model import ModelRequest, publish
 from d3tune.search.ensemble_members import Material, Member, gather
+from d3tune.search.ensemble_model import ENSEMBLE
 from d3tune.search.ensemble_place import EnsembleDirectory, open_ensemble
 from d3tune.search.ensemble_scoring import mix_on_test, mix_on_validation, validation_scores
 from d3tune.search.executor import Executor, StopSignal
@@ -34,7 +37,7 @@ from d3tune.search.summaries import configuration_id
 from d3tune.words import plural
 
 Say = Callable[[str], None]
-BACKBONE = KIND = "ensemble"
+BACKBONE = KIND = ENSEMBLE
 # beyond what rounding does to an H
 SAME_H = 1e-6
 ROWS = ("seen", "seen_y", "unseen", "unseen_y")
@@ -143,7 +146,14 @@ def ensemble(
     seen_offset = median(row["seen_offset"] for row in rows)
     names = [f"ensemble-test-seed-{seed}" for seed in seeds]
     tests = [(*part, seen_offset) for part in parts]
-    tested = stored_map(mix_on_test, tests, names, executor, stop, place.confirm, None)
+    request = ModelRequest(place.confirm / "model", {"run": place.path.name, "uid": place.uid}, place=place.model)
+    request = replace(request, key=stored_key(mix_on_test, tests[0]))
+    # trained again where its result is there and its model is not
+    further = {} if request.settled else {0: (request,)}
+    tested = stored_map(mix_on_test, tests, names, executor, stop, place.confirm, None, further)
+    publish(request)
+    if request.refused:
+        say("a member's head cannot be saved: the ensemble has no model")
     found = Ensemble(
         place=place,
         members=tuple(members),
@@ -224,7 +234,8 @@ def _weighed(
     """Weights, and the selection of each member that has one; a member that fails with fresh seeds is left out."""
     left = list(range(len(members)))
     while True:
-        weights = dict(zip(left, ensemble_weights([scores[index] for index in left]), strict=True))
+        found = ensemble_weights([scores[index] for index in left], stop.check)
+        weights = dict(zip(left, found, strict=True))
         chosen = [index for index in left if weights[index] > 0]
         try:
             selections = {

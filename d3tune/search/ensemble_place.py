@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from d3tune.errors import RunError
-from d3tune.files import PROBE, home, parse_json, slug, writable_directory, write_json, write_new
+from d3tune.files import PROBE, home, home_path, parse_json, slug, writable_directory, write_json, write_new
 from d3tune.search.ensemble_members import Material
 from d3tune.search.lock import owned, refuse_shared
 from d3tune.search.summaries import ENSEMBLE_FILE, SUMMARY_FILE, read_summary
@@ -46,6 +46,11 @@ class EnsembleDirectory:
     def confirm(self) -> Path:
         """The folder of what was trained with fresh seeds."""
         return self.path / "confirm"
+
+    @property
+    def model(self) -> Path:
+        """The folder of its model, once it is tested."""
+        return self.path / "model"
 
     def owned(self, say: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """Own it, as `d3tune.search.run.RunDirectory.owned` does."""
@@ -91,6 +96,15 @@ def open_ensemble(path: Path | None, material: Material) -> tuple[EnsembleDirect
     document = {"format": FORMAT, "uid": secrets.token_hex(8), "created": created, **identity}
     new = write_new(path / ENSEMBLE_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return _opened(path, identity), new
+
+
+def ensemble_folder(name: str) -> Path | None:
+    """The directory of an ensemble, by its path or by its name under ``$D3TUNE_HOME/runs``; None where it is none."""
+    for folder in (Path(name).expanduser(), home_path() / "runs" / name):
+        if (folder / ENSEMBLE_FILE).is_file():
+            refuse_shared(folder)
+            return folder.absolute()
+    return None
 
 
 def _opened(path: Path, identity: dict[str, Any]) -> EnsembleDirectory:

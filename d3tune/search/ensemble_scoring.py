@@ -15,6 +15,8 @@ from d3tune.method.metrics import Scores, accuracies
 from d3tune.method.readings import Readings
 from d3tune.method.trainer import Trainer
 from d3tune.search.checkpoint import load_weights
+from d3tune.search.confirmed_model import ModelRequest
+from d3tune.search.ensemble_model import Kept, keep_mixture, kept_of
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.trial import load_trainings
 
@@ -55,26 +57,37 @@ def mix_on_validation(parts: Sequence[Part]) -> dict[str, float]:
     return {name: fmean(row[name] for row in read) for name in VALIDATED}
 
 
-def mix_on_test(parts: Sequence[Part], seen_offset: float) -> dict[str, float]:
+def mix_on_test(parts: Sequence[Part], seen_offset: float, model: ModelRequest | None = None) -> dict[str, float]:
     """Train all members on all of trainval and read their mixture on the test sets once.
 
     Args:
         parts: the members.
         seen_offset: δ, fixed by validation, in units of the standardised scores.
+        model: where the mixture is kept as a model; None keeps none.
     """
-    (scores,) = _mixture(parts, "test")
-    return dict(vars(accuracies(scores, seen_offset)))
+    kept = None if model is None else list[Kept]()
+    (scores,) = _mixture(parts, "test", kept)
+    found = dict(vars(accuracies(scores, seen_offset)))
+    if model is not None and kept is not None:
+        keep_mixture(model, parts, kept, seen_offset, found)
+    return found
 
 
-def _mixture(parts: Sequence[Part], protocol: Protocol) -> list[Scores]:
-    """The weighted mean of the members' standardised scores, one a split; one member at a time is in memory."""
+def _mixture(parts: Sequence[Part], protocol: Protocol, kept: list[Kept] | None = None) -> list[Scores]:
+    """The weighted mean of the members' standardised scores, one a split; one member at a time is in memory.
+
+    Args:
+        parts: the members.
+        protocol: that they are trained on.
+        kept: takes what each scores by, where that is kept.
+    """
     total: list[Scores] | None = None
     for part in parts:
         trainings = TrainingJob.from_dict(part["job"]).trainings(protocol)
         give_back()
         for training in trainings:
             training.advance(part["updates"])
-        read = [_read(training, part["head"]) for training in trainings]
+        read = [_read(training, part["head"], kept) for training in trainings]
         total = [
             mixed([scores], [part["weight"]]) if total is None else mixed([total[index], scores], [1.0, part["weight"]])
             for index, scores in enumerate(read)
@@ -100,7 +113,7 @@ def _kept(job: TrainingJob, update: int, directory: Path) -> list[Trainer] | Non
     return trainings
 
 
-def _read(training: Trainer, head: str) -> Scores:
+def _read(training: Trainer, head: str, kept: list[Kept] | None = None) -> Scores:
     """Standardised scores of the evaluation rows, on the CPU; the offset of 0 calibrates on none of them."""
     training.readings = Readings()
     training.evaluate([head], seen_offset=0.0)
@@ -108,6 +121,9 @@ def _read(training: Trainer, head: str) -> Scores:
     if scores is None or scores.score is None:
         raise RunError(f"head '{head}' does not hand out its scores; leave the runs of its backbone out")
     with torch.no_grad():
-        found = standardised(scores, scores.score(training.tensors.train_x))
+        of_training = scores.score(training.tensors.train_x)
+        found = standardised(scores, of_training)
+    if kept is not None:
+        kept.append(kept_of(training, scores.score, of_training))
     training.readings = None
     return Scores(found.seen.cpu(), found.seen_y.cpu(), found.unseen.cpu(), found.unseen_y.cpu(), found.n_seen)

@@ -9,10 +9,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from d3tune.config import Resources
+from d3tune.data.prepared import open_prepared
 from d3tune.errors import D3TuneError, NoUsableTrialError, RunError, UsageError
 from d3tune.method.ensembling import ensemble_weights, spread
 from d3tune.method.generators import load_backbone
@@ -20,6 +24,7 @@ from d3tune.method.metrics import Scores, accuracies
 from d3tune.method.readings import Readings
 from d3tune.method.trainer import DivergedError
 from d3tune.results.leaderboard import leaderboard_rows
+from d3tune.results.predict import find_model, predict
 from d3tune.search.checkpoint import load_weights
 from d3tune.search.confirm import Selection, select
 from d3tune.search.ensemble import Ensemble, ensemble, prepare
@@ -31,9 +36,14 @@ from d3tune.search.keeping import Keeper
 from d3tune.search.replay import recorded_job
 from d3tune.search.request import Request, prepare_run
 from d3tune.search.run import RunDirectory, open_run
+from d3tune.search.scoring import score_rows
 from d3tune.search.search import training_job
 from d3tune.search.standing import winner
 from d3tune.search.study import Assignment, Ledger
+from d3tune.search.tracking import default_uri
+
+# MLflow on SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 GAN = {
     **{"updates": 20, "evaluations": 2, "batch_size": 16, "critic_steps": 1, "hidden_dim": 8, "embed_dim": 8},
@@ -226,6 +236,25 @@ def test_it_goes_on_after_an_interruption_wherever_that_came(runs: Path) -> None
     assert replace(end, place=found.place) == found
 
 
+def test_a_stop_ends_the_choice_of_weights(runs: Path) -> None:
+    stop = StopSignal()
+
+    class Stopping(Counting):
+        def map(self, function: Any, items: Any, stop_: StopSignal, on_result: Any = None) -> list[Any]:
+            found = super().map(function, items, stop_, on_result)
+            stop.requested = True
+            return found
+
+    material, place, _ = prepare(("gan", "rezsl"), 2, None, None)
+    executor = Stopping()
+    with place.owned(), pytest.raises(KeyboardInterrupt):
+        ensemble(material, place, 1, executor, stop, lambda line: None)
+    assert executor.made == ["validation_scores"] * 4
+    again = Counting()
+    combined(seeds=1, executor=again)
+    assert "validation_scores" not in again.made
+
+
 def test_damaged_scores_and_results_are_made_again(runs: Path) -> None:
     found = combined("rezsl", seeds=1)
     scores = sorted(found.place.scores.glob("*.safetensors"))[0]
@@ -330,3 +359,93 @@ def test_a_directory_of_something_else_is_refused(runs: Path, refused: Refused, 
     for damage in ("", "{}", "[]", json.dumps({**document, "members": [3]}), json.dumps({**document, "format": 9})):
         (place / "ensemble.json").write_text(damage, encoding="utf-8")
         assert refused(RunError, *both, run_dir=place).startswith(f"{place}/ensemble.json: ")
+
+
+def test_its_model_scores_the_test_rows_as_they_were_tested(runs: Path, tmp_path: Path) -> None:
+    found = combined()
+    dataset = open_prepared(prepare(("gan", "rezsl"), 2, None, None)[0].runs[0].dataset_path)
+    model = find_model(found.place.path.name)
+    assert model.document.backbone == "ensemble"
+    weights = [item.weight for item in found.members if item.weight > 0]
+    assert [item["weight"] for item in model.document.config["members"]] == weights
+    rows = {"seen": dataset.test_seen, "unseen": dataset.test_unseen}
+    right: dict[str, list[float]] = {"seen": [], "unseen": []}
+    for side, numbers in rows.items():
+        predicted = score_rows(model, np.asarray(dataset.features[numbers], np.float32))
+        names = [predicted.classes[best] for best in predicted.best(1)[:, 0]]
+        wanted = [dataset.class_names[label] for label in dataset.labels[numbers]]
+        for name in set(wanted):
+            guesses = [guess for label, guess in zip(wanted, names, strict=True) if label == name]
+            right[side].append(guesses.count(name) / len(guesses))
+    first = found.test.per_seed[0]
+    assert (fmean(right["seen"]), fmean(right["unseen"])) == pytest.approx((first["S"], first["U"]))
+    assert model.document.test["H"] == first["H"]
+    np.save(tmp_path / "rows.npy", dataset.features[dataset.test_unseen])
+    _, scored = predict(str(found.place.path), tmp_path / "rows.npy")
+    assert len(scored.scores) == len(dataset.test_unseen)
+
+
+def test_a_model_that_is_gone_or_damaged_is_made_again_by_the_same_command(runs: Path) -> None:
+    found = combined()
+    before = (found.place.model / "model.safetensors").read_bytes()
+    shutil.rmtree(found.place.model)
+    with pytest.raises(RunError, match="has no model; the d3tune ensemble that made it makes one"):
+        find_model(found.place.path.name)
+    again = Counting()
+    assert combined(executor=again) == found
+    assert again.made == ["mix_on_test"]
+    assert (found.place.model / "model.safetensors").read_bytes() == before
+    (found.place.model / "model.safetensors").write_bytes(before[:-8] + b"\xff" * 8)
+    third = Counting()
+    combined(executor=third)
+    assert third.made == ["mix_on_test"]
+    assert (found.place.model / "model.safetensors").read_bytes() == before
+
+
+def test_it_is_in_mlflow_once_with_its_model_and_a_version(
+    runs: Path, isolated: Path, mlflow_template: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(mlflow_template, isolated / "mlflow.db")
+    words = ("ensemble", "gan", "rezsl", "--top", 2, "--seeds", 2, "--executor", "local", "--register", "best of both")
+
+    def lost(*arguments: Any, **options: Any) -> None:
+        raise ConnectionError("the store is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", lost)
+        patch.setattr("d3tune.search.ensemble_mlflow.PATIENCE", 1.0)
+        end = command(*words)
+    assert end.code == 0, end.err
+    assert "is not complete (the store is gone); the same command writes the rest" in end.err
+    for _ in range(2):
+        end = command(*words)
+        assert end.code == 0, end.err
+        assert "MLflow: experiment d3tune/toy in sqlite:///" in end.err
+    client = MlflowClient(default_uri())
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(ids, "tags.kind = 'ensemble'")
+    summary = json.loads(next(runs.glob("*-ensemble-*/summary.json")).read_text(encoding="utf-8"))
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/H"] == pytest.approx(summary["test"]["H"]["mean"])
+    assert run.data.metrics["val/H_confirmed"] == pytest.approx(summary["selection"]["val_H"])
+    (version,) = client.search_model_versions("name = 'best of both'")
+    (logged,) = client.search_logged_models(ids)
+    assert version.source == logged.artifact_location
+    loaded = mlflow.pyfunc.load_model(logged.artifact_location)
+    dataset = open_prepared(prepare(("gan", "rezsl"), 2, None, None)[0].runs[0].dataset_path)
+    rows = np.asarray(dataset.features[dataset.test_unseen], np.float32)
+    mine = score_rows(find_model(summary["run"]), rows)
+    assert np.array_equal(loaded.predict(rows).iloc[:, 1:].to_numpy(), mine.scores)
+
+
+def test_what_mlflow_would_not_take_is_refused_before_anything_is_trained(
+    runs: Path, command: Callable[..., Any]
+) -> None:
+    for further, words in (
+        (("--register", "a/b"), "--register a/b"),
+        (("--tracking-uri", "ftp://x"), "--tracking-uri"),
+    ):
+        end = command("ensemble", "gan", "--executor", "local", *further)
+        assert end.code == 2
+        assert words in end.err
+    assert not list(runs.glob("*-ensemble-*"))

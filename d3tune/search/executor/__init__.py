@@ -25,6 +25,15 @@ class StopSignal:
     at_once: bool = False
     deadline: float | None = None
 
+    def check(self) -> None:
+        """End what takes long in this process.
+
+        Raises:
+            KeyboardInterrupt: it is set.
+        """
+        if self.requested:
+            raise KeyboardInterrupt
+
 
 @dataclass(frozen=True)
 class TrialQueue:
