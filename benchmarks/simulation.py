@@ -22,6 +22,7 @@ from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.keeping import Keeper
 from d3tune.search.reports import Report
 from d3tune.search.study import Assignment, Ledger
+from d3tune.space import WarmStart
 
 MEMORY = Path("/dev/shm")  # noqa: S108
 TRIALS, WORKERS = 200, 8
@@ -83,22 +84,30 @@ class Ended:
 
 
 class Simulation:
-    """One search; `run` it once."""
+    """One search; `run` it once.
 
-    def __init__(self, surrogate: Surrogate, setting: Setting, folder: Path) -> None:
+    Attributes:
+        search: what it is.
+        ledger: its study.
+    """
+
+    def __init__(
+        self, surrogate: Surrogate, setting: Setting, folder: Path, points: tuple[WarmStart, ...] = ()
+    ) -> None:
         """Open its study.
 
         Args:
             surrogate: says what a training reports.
             setting: what is searched with.
             folder: for the journal.
+            points: warm starts in the place of the space's own, where these do not come first.
 
         Raises:
             UsageError: a package that the sampler needs is missing.
         """
         self._surrogate, self._setting = surrogate, setting
-        space = surrogate.space if setting.warm_starts else replace(surrogate.space, warm_start=())
-        search = SearchConfig(
+        space = surrogate.space if setting.warm_starts else replace(surrogate.space, warm_start=points)
+        self.search = SearchConfig(
             dataset=surrogate.cell.dataset,
             dataset_hash=surrogate.about["dataset_hash"],
             semantics="",
@@ -110,7 +119,7 @@ class Simulation:
         )
         # hyperband draws a trial's bracket from the name and the number
         name = f"simulation-{setting.seed}"
-        self.ledger = Ledger(folder / "study.journal", name, search, space, surrogate.config)
+        self.ledger = Ledger(folder / "study.journal", name, self.search, space, surrogate.config)
         # a line a parameter and trial, where a sampler leaves conditional ones to chance
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._executor = InProcessExecutor(self._begin, setting.workers)
@@ -207,10 +216,10 @@ def simulate(surrogate: Surrogate, setting: Setting) -> list[Ended]:
     Raises:
         UsageError: a package that the sampler needs is missing.
     """
-    with tempfile.TemporaryDirectory(prefix="d3tune-simulation-", dir=_in_memory()) as folder:
+    with tempfile.TemporaryDirectory(prefix="d3tune-simulation-", dir=in_memory()) as folder:
         return Simulation(surrogate, setting, Path(folder)).run()
 
 
-def _in_memory() -> Path | None:
+def in_memory() -> Path | None:
     """Where a file that is synced a hundred times a second costs nothing."""
     return MEMORY if MEMORY.is_dir() else None

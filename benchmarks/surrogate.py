@@ -1,13 +1,15 @@
 """A surrogate of a cell, fitted on its recorded trials: from a configuration to the reports that a training would make.
 
 Two random forests give the curve, its values and the logarithm of its seconds at each evaluation; each configuration
-is one row, the mean of its seeds, so that what is out of bag was never seen with another seed. A third forest says
+is one row, the median of its seeds, so that what is out of bag was never seen with another seed. A third forest says
 how a training ends: it is sound, collapses (see `d3tune.search.reports.collapse`) or diverges. Diverged trainings
 have no whole curve and take no part in the first two.
 
-Noise is what the configurations with several seeds show: the covariance of their residuals over evaluations, pooled
-over sound configurations. It is drawn anew for each configuration and seed, and always the same for the same two; so
-is the end. Seconds have no noise.
+Noise is what the configurations with several seeds show: the curve of one of their seeds minus the median of all,
+drawn from those of the sound configurations that are as good as the one that is trained: good ones are less noisy than
+bad ones. A training that comes to nothing late, as some of diffusion do, is so noise that lowers a curve, where noise
+of the same covariance would raise others. It is drawn anew for each configuration and seed, and always the same for
+the same two; so is the end. Seconds have no noise.
 
 The noise-free value of a configuration is the largest value of its curve without noise. The noise-free best of the
 cell is the largest of that among many random configurations and variations of the best of them, which are sound with
@@ -20,7 +22,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,8 @@ from d3tune.search.reports import Report, collapse
 from d3tune.space import space_from_dict
 
 LEAST = 10
+# which noise the recorded seeds are taken for
+NOISE, NEAR, LEAST_NEAR = "curves around the median, of configurations as good", 1 / 3, 4
 TREES, SHARE_OF_COLUMNS = 100, 1 / 3
 ENDS = ("sound", "collapsed", "diverged")
 SOUND, COLLAPSED, DIVERGED = ENDS
@@ -58,7 +62,7 @@ class Quality:
         r2: R² of the best value, out of bag.
         rank: Spearman's correlation of it, out of bag.
         spread: sd of the best value over configurations.
-        recorded: the largest of them, of all recorded configurations, as the mean of its seeds.
+        recorded: the largest of them, of all recorded configurations, as the median of its seeds.
         noise: sd of the best value over the seeds of a configuration; None where none has several.
         unsound: area under the ROC curve of the probability of an unsound end, out of bag, over configurations with one
             seed; None of one kind of end.
@@ -135,12 +139,13 @@ class Surrogate:
         self._encode = Encoding(self.space)
         self._params = [seeds[0].params for seeds in whole]
         encoded = self._encode(self._params)
-        values, seconds = (np.array([_mean(seeds, name) for seeds in whole]) for name in ("value", "seconds"))
+        values, seconds = (np.array([_middle(seeds, name) for seeds in whole]) for name in ("value", "seconds"))
         fitted = _regressor().fit(encoded, values)
         self._values = Forest(fitted)
         self._seconds = Forest(_regressor().fit(encoded, np.log(np.maximum(seconds, 1e-6))))
         residuals = _residuals(whole)
-        self._noise = _factor(residuals, values.shape[1])
+        self._noise = residuals
+        self._noisy = np.array([_curves(seeds, "value").max(1).mean() for seeds in _repeated(whole)])
         self._diverged_after = [len(row.reports) for row in rows if _end(row) == DIVERGED]
         ends = [_end(row) for row in rows]
         self._ends, unsound = _fitted_ends(self._encode([row.params for row in rows]), ends, _alone(rows))
@@ -177,14 +182,23 @@ class Surrogate:
         params, row = params_of(self.space, config), self._row(config)
         rng = np.random.default_rng(_stream(params, seed))
         end = ENDS[int(np.searchsorted(np.cumsum(self._chances(row)[0])[:-1], rng.random(), side="right"))]
-        noise = self._noise @ rng.standard_normal(len(self.updates))
-        values = np.clip(self._values(row)[0] + noise, 0.0, 1.0)
+        curve = self._values(row)[0]
+        values = np.clip(curve + self._noise_of(float(curve.max()), rng), 0.0, 1.0)
         # means of rising curves rise
         seconds = np.exp(self._seconds(row)[0])
         length = int(rng.choice(self._diverged_after)) if end == DIVERGED else len(self.updates)
         rows = zip(self.updates, values.tolist(), seconds.tolist(), strict=True)
         reports = [_report(update, value, second, end) for update, value, second in rows]
         return Training(reports[:length], end)
+
+    def _noise_of(self, value: float, rng: np.random.Generator) -> Numbers:
+        """A residual of one of the repeated configurations whose best values are nearest."""
+        if not self._noise:
+            return np.zeros(len(self.updates))
+        count = max(LEAST_NEAR, math.ceil(NEAR * len(self._noise)))
+        near = np.argsort(np.abs(self._noisy - value), kind="stable")[:count]
+        drawn: Numbers = rng.choice(np.concatenate([self._noise[place] for place in near]))
+        return drawn
 
     @cached_property
     def best(self) -> float:
@@ -270,9 +284,9 @@ def _curves(seeds: Sequence[Trained], name: str) -> Numbers:
     return np.array([[getattr(report, name) for report in row.reports] for row in seeds], float)
 
 
-def _mean(seeds: Sequence[Trained], name: str) -> Numbers:
-    mean: Numbers = _curves(seeds, name).mean(0)
-    return mean
+def _middle(seeds: Sequence[Trained], name: str) -> Numbers:
+    middle: Numbers = np.median(_curves(seeds, name), axis=0)
+    return middle
 
 
 def _repeated(whole: Sequence[Sequence[Trained]]) -> list[Sequence[Trained]]:
@@ -281,20 +295,19 @@ def _repeated(whole: Sequence[Sequence[Trained]]) -> list[Sequence[Trained]]:
 
 
 def _residuals(whole: Sequence[Sequence[Trained]]) -> list[Numbers]:
-    """Of each configuration with several seeds, those minus their mean; an array (seeds, evaluations)."""
+    """Of each configuration with several seeds, those minus their median; an array (seeds, evaluations).
+
+    A few seeds lie nearer to their own median than to what they are drawn around: they are scaled by that.
+    """
     curves = [_curves(seeds, "value") for seeds in _repeated(whole)]
-    return [curve - curve.mean(0) for curve in curves]
+    return [(curve - np.median(curve, axis=0)) / _nearness(len(curve)) for curve in curves]
 
 
-def _factor(residuals: Sequence[Numbers], evaluations: int) -> Numbers:
-    """A matrix that makes noise of the residuals' covariance out of standard normal numbers."""
-    if not residuals:
-        return np.zeros((evaluations, evaluations))
-    stacked = np.concatenate(residuals)
-    covariance = stacked.T @ stacked / (len(stacked) - len(residuals))
-    values, vectors = np.linalg.eigh(covariance)
-    factor: Numbers = vectors * np.sqrt(np.maximum(values, 0.0))
-    return factor
+@cache
+def _nearness(n: int) -> float:
+    """Root mean square of n standard normal numbers around their median."""
+    drawn = np.random.default_rng(0).standard_normal((100_000, n))
+    return float(np.sqrt(((drawn - np.median(drawn, axis=1, keepdims=True)) ** 2).mean()))
 
 
 def _noise_of_best(whole: Sequence[Sequence[Trained]]) -> float | None:
@@ -320,5 +333,5 @@ def _stream(params: Mapping[str, Any], seed: int) -> int:
 def _digest(space_hash: str, rows: Sequence[Trained]) -> str:
     """Of what is fitted, and of how."""
     told = [[row.number, row.seed, row.failure, [[r.value, r.seconds] for r in row.reports]] for row in rows]
-    text = json.dumps([space_hash, TREES, SHARE_OF_COLUMNS, told])
+    text = json.dumps([space_hash, TREES, SHARE_OF_COLUMNS, NOISE, told])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
