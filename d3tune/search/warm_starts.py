@@ -177,7 +177,7 @@ class WarmStarts:
 
     def _point(self, found: Found, points: Iterable[WarmStart]) -> WarmStart | None:
         """The point that a configuration is in this space; None of one that is none, or is there already."""
-        values, taken = self._transferred(found.values)
+        values, taken = self.transferred(found.values)
         line = f"warm start from {found.name}: {taken} of {len(values)} hyper-parameters"
         if not taken:
             self._tell(f"{line}, left out")
@@ -194,11 +194,14 @@ class WarmStarts:
         self._tell(line if twin is None else f"{line}, the same as {twin.name}")
         return point if twin is None else None
 
-    def _transferred(self, found: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    def transferred(self, found: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         """What is searched here with values from elsewhere, and how many these are.
 
         What cannot be taken is as in the space's first own point, else the default where that can be suggested, else
         left to the sampler.
+
+        Args:
+            found: hyper-parameters of a configuration, those alone whose condition holds.
         """
         own = self.base.warm_start[0].values if self.base.warm_start else {}
         settled = self.config(**self.space.fixed).model_dump(mode="json")
