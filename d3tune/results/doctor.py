@@ -69,6 +69,8 @@ def _run_state(run: RunDirectory) -> tuple[str, bool]:
         return f"without a summary; go on with: {run.resume_command}", True
     state = str((summary or {}).get("state", "not begun"))
     if state == "failed":
+        if run.search.constraints and (summary or {}).get("trials", {}).get("complete"):
+            return f"no trial meets its constraints; go on with: {run.resume_command} --trials +N", True
         return f"failed; try its trials again with: {run.resume_command} --retry-failed N", True
     return (state, False) if state == "done" else (f"{state}; go on with: {run.resume_command}", True)
 

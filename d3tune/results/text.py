@@ -53,6 +53,7 @@ def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
         if outcome.choice is not None:
             lines += choice_lines(outcome.choice.to_dict(), search.searched_metric)
         lines.append(test_line(outcome.test))
+        lines += [f"on average over the fresh seeds it does not meet {text}" for text in outcome.unmet]
         lines.append(f"best configuration: {outcome.run.best}")
     lines.append(f"run: {outcome.run.path} ({_size(outcome.bytes)})")
     if not outcome.mirrored:
@@ -67,7 +68,7 @@ def outcome_text(outcome: "Outcome", tracking_uri: str) -> str:
 
 def _front_lines(front: "Front", run: "RunDirectory") -> list[str]:
     """The Pareto front as a table, and how to export a point of it."""
-    from d3tune.search.aims import value_of
+    from d3tune.search.aims import aim_names, value_of
 
     cells = [
         [str(trial.number), *(f"{value:.3f}" for value in trial.values), f"{value_of(trial):.3f}"]
@@ -75,10 +76,12 @@ def _front_lines(front: "Front", run: "RunDirectory") -> list[str]:
     ]
     if not cells:
         return []
-    title = f"Pareto front of {' and '.join(front.aims)}: {plural(len(cells), 'trial')}, hypervolume "
+    search, names = run.search, aim_names(run.search)
+    label = f", {TEST_SELECTED}" if search.protocol == "published" else ""
+    title = f"Pareto front of {' and '.join(names)}{label}: {plural(len(cells), 'trial')}, hypervolume "
     return [
-        f"{title}{front.hypervolume:.3f}",
-        table_text(["trial", *front.aims, run.search.searched_metric], cells),
+        f"{title}{front.hypervolume:.3f} ({front.box})",
+        table_text(["trial", *names, search.searched_metric], cells),
         f"export one with: d3tune export {quote(str(run.path))} --trial {front.trials[0].number}",
     ]
 

@@ -2,18 +2,20 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import RELATION, Aim, Objective, SearchConfig, metric_prefix
 from d3tune.errors import UsageError, one_of
 from d3tune.search.reports import REPORT_KEY, Report
 
 SECONDS = "seconds"
+# accuracies at the offset of the largest H
+CALIBRATED = ("H", "S", "U")
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Constraint:
         return f"{self.name}{'>=' if self.at_least else '<='}{repr(self.bound).removesuffix('.0')}"
 
     def violation(self, value: float) -> float:
-        """By how much a value breaks it; 0 or less where it holds."""
-        return self.bound - value if self.at_least else value - self.bound
+        """By what share of its bound a value breaks it, of 0 by how much; 0 or less where it holds."""
+        return (self.bound - value if self.at_least else value - self.bound) / (self.bound or 1.0)
 
 
 def parse_objective(text: str) -> tuple[Objective, tuple[Aim, ...]]:
@@ -85,6 +87,21 @@ def parse_objective(text: str) -> tuple[Objective, tuple[Aim, ...]]:
     return cast(Objective, leading), cast(tuple[Aim, ...], tuple(names))
 
 
+def check_readings(objective: Objective, aims: Sequence[Aim], constraints: Sequence[str]) -> None:
+    """Refuse what is read at another offset than the objective's.
+
+    Raises:
+        UsageError: H, S or U, which are read at the offset of the largest H, beside H_raw, whose models have none.
+    """
+    names = [*aims, *(Constraint.parse(text).name for text in constraints)]
+    calibrated = next((name for name in names if name in CALIBRATED), None)
+    if objective == "H_raw" and calibrated is not None:
+        raise UsageError(
+            f"--objective H_raw: its models have no offset, and {calibrated} is read at the one of the largest H; "
+            "use H in the place of H_raw"
+        )
+
+
 def parse_constraints(texts: Sequence[str]) -> tuple[str, ...]:
     """The constraints in the form that is kept, in a fixed order, each once.
 
@@ -96,12 +113,22 @@ def parse_constraints(texts: Sequence[str]) -> tuple[str, ...]:
 
 def aims_words(search: SearchConfig) -> str:
     """What a search is after, e.g. ``val/H``, or ``val/S and val/U, the winner by val/H, where S>=0.5``."""
-    prefix = metric_prefix(search.protocol)
-    names = [name if name == SECONDS else f"{prefix}/{name}" for name in search.aims]
-    words = search.searched_metric
+    names, words = aim_names(search), search.searched_metric
     if names:
         words = f"{' and '.join(names)}, the winner by {words}"
     return words + (f", where {' and '.join(search.constraints)}" if search.constraints else "")
+
+
+def aim_names(search: SearchConfig) -> list[str]:
+    """The aims as labels: ``val/S``, or ``published/S`` where the test sets select, and ``seconds``."""
+    return [name if name == SECONDS else f"{metric_prefix(search.protocol)}/{name}" for name in search.aims]
+
+
+def nothing_wins(trials: Iterable[FrozenTrial], search: SearchConfig) -> str:
+    """Why a study has no winner, as the rest of a sentence."""
+    if any(trial.state == TrialState.COMPLETE for trial in trials) and search.constraints:
+        return f"no complete trial meets {' and '.join(search.constraints)}"
+    return "no complete trial yet"
 
 
 def directions(search: SearchConfig) -> list[StudyDirection]:
@@ -110,9 +137,10 @@ def directions(search: SearchConfig) -> list[StudyDirection]:
     return [StudyDirection.MINIMIZE if name == SECONDS else StudyDirection.MAXIMIZE for name in names]
 
 
-def reading(report: Report, name: str, search: SearchConfig) -> float:
-    """An accuracy in [0, 1] of an evaluation under its best head, or the seconds spent on the trial up to it."""
-    return report.seconds if name == SECONDS else report.metrics[f"{metric_prefix(search.protocol)}/{name}"]
+def reading(report: Report, name: str, search: SearchConfig, head: str | None = None) -> float:
+    """An accuracy in [0, 1] of an evaluation under a head, its best where none is named; or the seconds up to it."""
+    place = f"{metric_prefix(search.protocol)}/" + (f"{head}/" if head else "")
+    return report.seconds if name == SECONDS else report.metrics[place + name]
 
 
 def values_at(report: Report, search: SearchConfig) -> list[float]:
@@ -126,7 +154,9 @@ def values_at(report: Report, search: SearchConfig) -> list[float]:
 
 
 def constraints_at(report: Report, search: SearchConfig) -> dict[str, float]:
-    """By how much a trial breaks each constraint, as Optuna has it: 0 or less where it holds.
+    """By what share of its bound a trial breaks each constraint, as Optuna has it: 0 or less where it holds.
+
+    Optuna's TPE adds them up, so that seconds and accuracies have to be of one kind.
 
     Args:
         report: the trial's best.

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from d3tune.config import SelectionProtocol, metric_prefix
+from d3tune.config import SearchConfig, SelectionProtocol, metric_prefix
 from d3tune.errors import UsageError
 from d3tune.search.aims import value_of
 from d3tune.search.confirm import ConfirmationFailedError, confirmation_seeds, curves_with, point_of
@@ -21,6 +21,7 @@ from d3tune.search.jobs import TrainingJob
 from d3tune.search.reports import Report
 from d3tune.search.run import RunDirectory
 from d3tune.search.standing import best_of
+from d3tune.search.unmet import unmet_constraints
 from d3tune.words import TEST_SELECTED, plural
 
 
@@ -54,6 +55,10 @@ class Candidate:
         index, head = point_of(self.curves, self.job)
         key = f"{metric_prefix(self.job.protocol)}/{head}/{self.job.objective}"
         return [reports[index].metrics[key] for reports in self.curves]
+
+    def unmet(self, search: SearchConfig) -> list[str]:
+        """The search's constraints that do not hold of it on average over its seeds."""
+        return unmet_constraints(self.curves, self.job, search) if self.curves else []
 
     @property
     def mean(self) -> float:
@@ -135,7 +140,8 @@ def choose(
     """Choose among the best trials by successive halving on the search's own validation splits.
 
     Each round trains every candidate that is left with one more fresh seed, then gives up the worse half by the mean
-    over the seeds so far (of an odd number the smaller half), until one is left. The seeds are those of the
+    over the seeds so far (of an odd number the smaller half; one that breaks more constraints is worse in any case),
+    until one is left. The seeds are those of the
     confirmation, which takes the curves of the chosen one from where they are kept; a round that was interrupted goes
     on.
 
@@ -166,7 +172,10 @@ def choose(
         n_rounds += 1
         seed = confirmation_seeds(run.search.seed, n_rounds)[-1]
         _train(left, seed, executor, stop)
-        sound = sorted((item for item in left if not item.failure), key=lambda item: (-item.mean, item.trial))
+        sound = sorted(
+            (item for item in left if not item.failure),
+            key=lambda item: (len(item.unmet(run.search)), -item.mean, item.trial),
+        )
         failed = [item for item in left if item.failure]
         if not sound:
             # those that were given up before are better than none

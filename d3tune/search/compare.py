@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from d3tune.documents import is_json
 from d3tune.errors import D3TuneError, RunError, UsageError
+from d3tune.search.aims import nothing_wins
 from d3tune.search.configuration import SEARCH_KEY, Configuration, configuration_of, read_configuration
 from d3tune.search.confirm import ConfirmationFailedError, Selection, TestResult
 from d3tune.search.executor import Executor, StopSignal
@@ -235,9 +236,10 @@ def _measured(side: Side, pairing: Pairing, executor: Executor, stop: StopSignal
 
 
 def _best(run: RunDirectory) -> FrozenTrial:
-    best = winner(read_trials(run.journal))
+    trials = read_trials(run.journal)
+    best = winner(trials)
     if best is None:
-        raise RunError(f"{run.path}: no complete trial yet; go on with: {run.resume_command}")
+        raise RunError(f"{run.path}: {nothing_wins(trials, run.search)}; go on with: {run.resume_command}")
     return best
 
 

@@ -138,7 +138,7 @@ def select(
         store: a directory that keeps each seed's curve, so that an interrupted confirmation goes on.
         earlier: the store of another confirmation, which is read alone.
     """
-    curves = _curves(job, seeds, executor, stop, store, earlier)
+    curves = confirmed_curves(job, seeds, executor, stop, store, earlier)
     prefix = metric_prefix(job.protocol)
     index, head = point_of(curves, job)
     chosen = [rows[index] for rows in curves]
@@ -260,14 +260,14 @@ def _best_test_epochs(
     earlier: Path | None,
 ) -> TestResult:
     rows = []
-    for reports in _curves(replace(job, protocol="published"), seeds, executor, stop, store, earlier):
+    for reports in confirmed_curves(replace(job, protocol="published"), seeds, executor, stop, store, earlier):
         best = best_report(reports)
         shared = {name: best.metrics.get(f"published/{name}", math.nan) for name in TEST_METRICS}
         rows.append({name: value for name, value in shared.items() if math.isfinite(value)})
     return TestResult(tuple(seeds), tuple(rows), protocol="published")
 
 
-def _curves(
+def confirmed_curves(
     job: TrainingJob,
     seeds: Sequence[int],
     executor: Executor,
@@ -275,7 +275,7 @@ def _curves(
     store: Path | None,
     earlier: Path | None,
 ) -> list[list[Report]]:
-    """Every seed's reports on the selecting protocol."""
+    """Every seed's reports on the selecting protocol, see `select`."""
     jobs = [(_with_seed(job, seed),) for seed in seeds]
     names = [f"{job.protocol}-seed-{seed}" for seed in seeds]
     rows = stored_map(curve, jobs, names, executor, stop, store, earlier)

@@ -18,6 +18,7 @@ from d3tune.errors import D3TuneError, RunError
 from d3tune.files import HOME_ADVICE, check_writable, home_path
 from d3tune.search.checkpoint import KEEP
 from d3tune.search.choice import check_top, choice_rounds
+from d3tune.search.convergence import check_convergence
 from d3tune.search.executor.temporary import TemporaryFolder
 from d3tune.search.going_on import refuse_lost_journal
 from d3tune.search.jobs import TrainingJob
@@ -158,6 +159,7 @@ def dry_run(
         scratch = folder.path
         plan = make_plan(options, time_limit)
         dataset, search, space, config = resolved(request, say, own)
+        check_convergence(options.stop_when_converged, len(search.aims))
         with _home_at(own):
             path, run = _place(request, search, space, config)
         ledger, there = _ledger(run, search, space, config, scratch)

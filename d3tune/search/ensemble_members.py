@@ -9,11 +9,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import metric_prefix
 from d3tune.errors import NoUsableTrialError, UsageError
+from d3tune.search.aims import nothing_wins
 from d3tune.search.jobs import TrainingJob
 from d3tune.search.replay import recorded_job
 from d3tune.search.reports import best_report
 from d3tune.search.run import RunDirectory
-from d3tune.search.standing import ranked_trials
+from d3tune.search.standing import best_of
 from d3tune.search.study import read_trials, reports_of
 from d3tune.search.summaries import configuration_id
 from d3tune.words import TEST_SELECTED
@@ -140,10 +141,11 @@ def _data(run: RunDirectory) -> tuple[str, ...]:
 
 
 def _best(run: RunDirectory, trials: Iterable[FrozenTrial], top: int) -> list[Member]:
-    ranked = ranked_trials(trials)
+    everyone = list(trials)
+    ranked = best_of(everyone, top)
     if not ranked:
-        raise NoUsableTrialError(f"{run.path}: has no complete trial; go on with: {run.resume_command}")
-    return [_member(run, trial) for trial in ranked[:top]]
+        raise NoUsableTrialError(f"{run.path}: {nothing_wins(everyone, run.search)}; go on with: {run.resume_command}")
+    return [_member(run, trial) for trial in ranked]
 
 
 def _member(run: RunDirectory, trial: FrozenTrial) -> Member:

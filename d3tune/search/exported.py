@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from d3tune import __version__
 from d3tune.documents import read_document
 from d3tune.errors import RunError, UsageError
-from d3tune.search.aims import value_of
+from d3tune.search.aims import nothing_wins, value_of
 from d3tune.search.configuration import SEARCH_KEY, Searched, check_keys
 from d3tune.search.confirm import FORMAT
 from d3tune.search.journal import CONFIG_ATTR
@@ -60,7 +60,8 @@ def trial_document(run: RunDirectory, number: int) -> dict[str, Any]:
     trial = trials[number]
     if trial.state != TrialState.COMPLETE:
         best = winner(trials.values())
-        advice = "there is no complete one yet" if best is None else f"the best complete one is trial {best.number}"
+        why = nothing_wins(trials.values(), run.search)
+        advice = why if best is None else f"the best complete one is trial {best.number}"
         raise UsageError(f"{run.path}: trial {number} is {trial.state.name}, not COMPLETE; {advice}")
     return confirmed_document(run) if _is_confirmed(run, number) else _unconfirmed(run, trial)
 

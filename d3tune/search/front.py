@@ -19,13 +19,19 @@ class Front:
         aims: their names.
         trials: of the front, the best in the first aim first.
         hypervolume: share in [0, 1] of the box between the reference point and the ideal that the front dominates.
-        reference: the worst that counts, for each aim: accuracy 0, the seconds of the slowest complete trial.
+        reference: the worst that counts, for each aim: accuracy 0, the most seconds that a complete trial took up to
+            its best evaluation.
     """
 
     aims: tuple[str, ...]
     trials: tuple[FrozenTrial, ...]
     hypervolume: float
     reference: tuple[float, ...]
+
+    @property
+    def box(self) -> str:
+        """Of what the hypervolume is a share; two are comparable where that is the same."""
+        return "of the box up to " + ", ".join(f"{n} {v:.3g}" for n, v in zip(self.aims, self.reference, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a summary."""

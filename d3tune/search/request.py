@@ -20,7 +20,7 @@ from d3tune.data.registry import find_dataset, prepared_path
 from d3tune.errors import RunError, UsageError, nearest, one_of
 from d3tune.files import home_path
 from d3tune.method.generators import load_backbone
-from d3tune.search.aims import parse_constraints, parse_objective
+from d3tune.search.aims import check_readings, parse_constraints, parse_objective
 from d3tune.search.extending import shortened
 from d3tune.search.run import RunDirectory, create_run, extend_run, open_run
 from d3tune.search.sampling import make_sampler
@@ -166,6 +166,7 @@ def _search_config(request: Request, dataset: GZSLDataset) -> SearchConfig:
     one_of("--protocol", request.protocol, get_args(SelectionProtocol))
     one_of("--sampler", request.sampler, get_args(Sampler))
     one_of("--pruner", request.pruner, get_args(Pruner))
+    check_readings(objective, aims, constraints)
     if aims or constraints:
         _check_helpers(request)
     try:

@@ -50,6 +50,7 @@ from d3tune.search.telling import (
     trial_line,
 )
 from d3tune.search.tracking import default_uri
+from d3tune.search.unmet import confirmed_unmet
 from d3tune.yamlfile import dump_yaml
 
 
@@ -127,6 +128,7 @@ class Outcome:
         choice: how another was chosen among the best, where that was asked for.
         confirmed: the trial that was confirmed: the winner, or what was chosen.
         selection: what validation fixed for it.
+        unmet: constraints that do not hold of it on average over the fresh seeds, each with what it has.
         test: its confirmed test result.
         baselines: rows of `baseline`.
         interrupted: whether a stop was requested.
@@ -144,6 +146,7 @@ class Outcome:
     choice: Choice | None = None
     confirmed: FrozenTrial | None = None
     selection: Selection | None = None
+    unmet: list[str] = field(default_factory=list)
     test: TestResult | None = None
     baselines: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
@@ -375,6 +378,7 @@ def _confirm(outcome: Outcome, plan: Plan, ledger: Ledger, executor: Executor, s
     job = training_job(run, trial.user_attrs["config"], plan.resources)
     store = confirmation_store(run, trial.number)
     outcome.selection = select(job, seeds, executor, stop, store)
+    outcome.unmet = confirmed_unmet(job, seeds, run.search, executor, stop, store)
     searched = {"searched_metric": run.search.searched_metric, "searched_value": value_of(trial)}
     source: dict[str, Any] = {"run": run.name, "uid": run.uid, "trial": trial.number, **searched}
     model = ModelRequest(store / "model", source, place=run.model)

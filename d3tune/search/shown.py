@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import SearchConfig, metric_prefix
 from d3tune.files import slug
+from d3tune.search.aims import aim_names, aims_words
 from d3tune.search.chosen import choice_lines, choice_of
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.reports import Report, best_report
@@ -136,6 +137,8 @@ def end_tags(run: RunDirectory, summary: Mapping[str, Any]) -> dict[str, str]:
         best = summary["winner"]
         name = child_name(run.search, best["trial"])
         lines.append(f"Best trial: `{name}`, {run.search.searched_metric} {best['value']:.4f}.")
+    if "front" in summary:
+        lines.append(_front(run.search, summary["front"]["points"]))
     if summary["test"] is not None:
         confirmed, best = summary.get("confirmed_trial"), (summary["winner"] or {}).get("trial")
         choice = choice_of(summary)
@@ -285,9 +288,19 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
+def _front(search: SearchConfig, points: Sequence[Mapping[str, Any]]) -> str:
+    """The Pareto front in a sentence."""
+
+    def told(point: Mapping[str, Any]) -> str:
+        pairs = zip(aim_names(search), point["values"], strict=True)
+        return f"`{child_name(search, point['trial'])}` ({', '.join(f'{name} {value:.4f}' for name, value in pairs)})"
+
+    return f"Pareto front: {', '.join(map(told, points)) or 'no trial'}."
+
+
 def _what(search: SearchConfig) -> str:
     note = "" if search.protocol == "validation" else f" ({TEST_SELECTED})"
-    return f"{search.backbone} on {search.dataset}, {search.searched_metric}{note}"
+    return f"{search.backbone} on {search.dataset}, {aims_words(search)}{note}"
 
 
 def _confirmed(test: Mapping[str, Any]) -> str:

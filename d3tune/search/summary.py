@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from d3tune.config import metric_prefix
-from d3tune.search.aims import value_of
+from d3tune.search.aims import SECONDS, value_of
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.run import RunDirectory
 from d3tune.search.study import reports_of
@@ -44,6 +44,7 @@ def summarise(outcome: "Outcome", trials: Sequence[FrozenTrial], state: str) -> 
         "trials": outcome.counts,
         "trial_hours": seconds / 3600,
         "winner": None if trial is None else {"trial": trial.number, "value": value_of(trial)},
+        **({"constraints": list(run.search.constraints)} if run.search.constraints else {}),
         **({} if front is None else {"aims": list(front.aims), "front": front.to_dict()}),
         **({} if outcome.converged is None else {"converged": vars(outcome.converged)}),
         **_confirmed(outcome),
@@ -57,6 +58,7 @@ def _confirmed(outcome: "Outcome") -> dict[str, Any]:
     if outcome.test is None or outcome.selection is None or outcome.confirmed is None:
         choice = earlier.get("choice")
         found = {key: earlier.get(key) for key in ("confirmed_trial", "configuration", "selection", "test")}
+        found |= {"unmet": earlier["unmet"]} if "unmet" in earlier else {}
     else:
         found = {
             "confirmed_trial": outcome.confirmed.number,
@@ -64,6 +66,7 @@ def _confirmed(outcome: "Outcome") -> dict[str, Any]:
             "selection": outcome.selection.model_dump(mode="json"),
             "test": outcome.test.to_dict(),
         }
+        found |= {"unmet": outcome.unmet} if outcome.run.search.constraints else {}
     found |= {} if choice is None else {"choice": choice}
     return {**found, "baselines": outcome.baselines or earlier.get("baselines", [])}
 
@@ -86,7 +89,10 @@ def parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         metrics[summary["searched_metric"]] = summary["winner"]["value"]
     if "front" in summary:
         front = summary["front"]
-        metrics |= {"front/trials": float(len(front["points"])), "front/hypervolume": front["hypervolume"]}
+        metrics[f"{front_prefix(summary)}/front_trials"] = float(len(front["points"]))
+        if SECONDS not in summary["aims"]:
+            # of seconds it is a share of another box in each search
+            metrics[f"{front_prefix(summary)}/front_hypervolume"] = front["hypervolume"]
     if summary["selection"] is not None:
         prefix = metric_prefix(summary["selection"]["protocol"])
         metrics[f"{prefix}/H_confirmed"] = summary["selection"][f"{prefix}_H"]
@@ -98,6 +104,11 @@ def parent_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     for row in summary["baselines"]:
         metrics |= {f"baseline/{row['name']}/{key}": row[key] for key in ("val/H", "test/H")}
     return metrics
+
+
+def front_prefix(summary: Mapping[str, Any]) -> str:
+    """``val``, or ``published`` where the test sets selected."""
+    return str(summary["searched_metric"]).partition("/")[0]
 
 
 def best_artifacts(run: RunDirectory) -> list[Path]:

@@ -7,15 +7,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from d3tune.config import SearchConfig
 from d3tune.errors import NoUsableTrialError
-from d3tune.search.aims import SECONDS, Constraint, broken, reading
+from d3tune.search.aims import Constraint, broken, reading
 from d3tune.search.convergence import TOLERANCE, Converged
 from d3tune.search.reports import best_report
 from d3tune.search.standing import Standing, winner
 from d3tune.search.study import reports_of
 from d3tune.words import plural
-
-# aims that a line of a trial has anyway
-OTHERWISE = ("H", "H_raw", "AUSUC", SECONDS)
 
 
 def trial_line(trial: FrozenTrial, standing: Standing, planned: int, search: SearchConfig) -> str:
@@ -34,9 +31,15 @@ def trial_line(trial: FrozenTrial, standing: Standing, planned: int, search: Sea
     best = best_report(reports)
     leads = standing.best is not None and standing.best.number == trial.number
     text += f"  {search.searched_metric} {best.value:.3f} {'best' if leads else '':<4}  {reports[-1].seconds:6.1f} s"
-    text += "".join(f"  {name} {reading(best, name, search):.3f}" for name in search.aims if name not in OTHERWISE)
+    text += "".join(f"  {name} {reading(best, name, search):.3f}" for name in _further(search))
     unmet = "".join(f", not {text}" for text in broken(trial))
     return f"{text}  {best.head}, update {best.update}{unmet}"
+
+
+def _further(search: SearchConfig) -> list[str]:
+    """What counts beside the objective: the aims, and what constraints bound."""
+    bounded = [Constraint.parse(text).name for text in search.constraints]
+    return [name for name in dict.fromkeys([*search.aims, *bounded]) if name != search.objective]
 
 
 def confirming_line(earlier: Mapping[str, Any], number: int, value: str, n_seeds: int) -> str:
@@ -100,10 +103,11 @@ def refuse_without_winner(trials: Sequence[FrozenTrial], left: int, resume_comma
         return
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if complete and search.constraints:
+        further = f"more trials: {resume_command} --trials +{len(trials)}"
+        further = f"--time left {plural(left, 'trial')} over, go on with: {resume_command}" if left else further
         raise NoUsableTrialError(
             f"of {plural(len(complete), 'complete trial')} none meets --constraint {' and '.join(search.constraints)}; "
-            f"{_nearest(complete, search)}; more trials: {resume_command} --trials +{len(trials)}; or search "
-            "again with a looser one"
+            f"{_nearest(complete, search)}; {further}; or search again with a looser one"
         )
     reasons = [trial.user_attrs.get("failure", "unknown") for trial in trials if trial.state == TrialState.FAIL]
     if not reasons:
@@ -121,7 +125,7 @@ def _nearest(complete: Sequence[FrozenTrial], search: SearchConfig) -> str:
     """Which trial breaks the fewest constraints, by the smallest share of a bound, and what it has."""
 
     def distance(trial: FrozenTrial) -> tuple[int, float]:
-        shares = [max(0.0, value) / (Constraint.parse(text).bound or 1.0) for text, value in trial.constraints.items()]
+        shares = [max(0.0, share) for share in trial.constraints.values()]
         return sum(share > 0 for share in shares), sum(shares)
 
     trial = min(complete, key=distance)

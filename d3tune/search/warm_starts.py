@@ -14,7 +14,7 @@ from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.places import default_path
 from d3tune.search.run import RUN_FILE, RunDirectory, open_run
 from d3tune.search.sampling import enqueue_params
-from d3tune.search.standing import best_of
+from d3tune.search.standing import ranked_trials
 from d3tune.search.study import read_trials
 from d3tune.search.summaries import summaries
 from d3tune.space import Parameter, Space, WarmStart, contains, is_integer
@@ -138,7 +138,8 @@ class WarmStarts:
                 f"--warm-start {choice}: a {TEST_SELECTED} run (protocol {run.search.protocol}), whose trials the test "
                 "sets chose; give one of protocol validation"
             )
-        best = best_of(read_trials(run.journal), OF_A_RUN)
+        # a point need not meet what that search wanted of a winner
+        best = ranked_trials(read_trials(run.journal))[:OF_A_RUN]
         if not best:
             raise UsageError(f"--warm-start {choice}: no complete trial yet; go on with: {run.resume_command}")
         return [_found(run, trial.number, trial.user_attrs[CONFIG_ATTR]) for trial in best]

@@ -7,11 +7,11 @@ from matplotlib.lines import Line2D
 from d3tune.results.markup import html_paragraph, html_table
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import mark_winner, plot_trials
-from d3tune.results.report.material import Material, Tried
+from d3tune.results.report.material import UNMET, Material, Tried
 from d3tune.results.report.style import BLACK, figure, legend_below
-from d3tune.search.aims import SECONDS, reading, value_of
+from d3tune.search.aims import SECONDS, aim_names, reading, value_of
 from d3tune.search.front import Front, front_of
-from d3tune.words import plural
+from d3tune.words import TEST_SELECTED, plural
 
 NAME, TITLE = "front", "Pareto front of the two aims"
 
@@ -29,7 +29,7 @@ def front(material: Material) -> list[Drawn]:
     def place(trial: Tried) -> tuple[float, float] | None:
         return _place(material, trial)
 
-    handles = plot_trials(axes, material, place, "complete")
+    handles = plot_trials(axes, material, place, UNMET, "complete")
     points = [tuple(trial.values) for trial in found.trials]
     look: dict[str, Any] = {"color": BLACK, "linewidth": 1.0, "linestyle": "--"}
     x, y = zip(*points, strict=True)
@@ -56,8 +56,9 @@ def front_table(material: Material) -> list[str]:
         for trial in found.trials
     ]
     export = f"d3tune export {material.run.name} --trial N"
-    caption = f"Pareto front, hypervolume {found.hypervolume:.3f}; export one: {export}"
-    return [html_table(caption, ["trial", *found.aims, search.searched_metric], rows)]
+    label = f", {TEST_SELECTED}" if material.prefix == "published" else ""
+    caption = f"Pareto front{label}, hypervolume {found.hypervolume:.3f} ({found.box}); export one: {export}"
+    return [html_table(caption, ["trial", *aim_names(search), search.searched_metric], rows)]
 
 
 def _place(material: Material, trial: Tried) -> tuple[float, float] | None:
@@ -78,11 +79,10 @@ def _point(found: Front, index: int) -> str:
 
 def _caption(material: Material, found: Front) -> str:
     search = material.run.search
-    box = ", ".join(f"{name} {value:.3g}" for name, value in zip(found.aims, found.reference, strict=True))
     text = (
         f"Complete trials at the evaluation, head and offset of their largest {search.searched_metric} "
         f"({material.protocol}). On the front are those that no other equals or exceeds in both aims. Hypervolume "
-        f"{found.hypervolume:.3f}: its share of the box between the ideal and {box}. The winner is the trial of the "
+        f"{found.hypervolume:.3f}: {found.box}. The winner is the trial of the "
         f"largest {search.searched_metric}; any other can be exported by its number."
     )
     return text + (f" Only trials where {' and '.join(search.constraints)} can be on it." if search.constraints else "")

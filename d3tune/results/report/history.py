@@ -9,6 +9,7 @@ from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import mark_floor, mark_winner, plot_trials, wrapped
 from d3tune.results.report.material import Material, Tried
 from d3tune.results.report.style import BLACK, figure, legend_below, state_handle
+from d3tune.search.aims import nothing_wins
 from d3tune.words import plural
 
 
@@ -58,5 +59,5 @@ def _alt(material: Material) -> str:
     states = ", ".join(f"{count} {state}" for state, count in material.counts.items() if count)
     text = f"Best value of {plural(len(material.tried), 'trial')} by number ({states})"
     if material.winner is None or material.winner.value is None:
-        return f"{text}; none is complete yet."
+        return f"{text}; {nothing_wins(material.frozen, material.run.search)}."
     return f"{text}; the best, trial {material.winner.number}, has {material.winner.value:.3f}."

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from d3tune.config import first_fault, metric_prefix
 from d3tune.errors import RunError
+from d3tune.search.aims import is_feasible
 from d3tune.search.faults import INTACT
 from d3tune.search.journal import CONFIG_ATTR
 from d3tune.search.lock import is_owned, was_cut_off
@@ -27,6 +28,8 @@ STATES = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "unfinished",
 }
+# complete, and no winner for a constraint that does not hold
+UNMET = "constraint not met"
 SPREAD = ("H", "U", "S", "T1", "AUSUC")
 
 
@@ -36,7 +39,7 @@ class Tried:
 
     Attributes:
         number: in the study.
-        state: ``complete``, ``pruned``, ``failed``, or ``unfinished``: being trained, or interrupted.
+        state: ``complete``, `UNMET`, ``pruned``, ``failed``, or ``unfinished``: being trained, or interrupted.
         reports: its evaluations in order of update.
         config: every hyper-parameter; empty where none was legal.
         start: when it was given out, local time.
@@ -89,14 +92,16 @@ class Material:
 
     @cached_property
     def winner(self) -> Tried | None:
-        """The complete trial with the largest value; None before there is one."""
+        """The complete trial with the largest value that meets the constraints; None before there is one."""
         best = winner(self.frozen)
         return None if best is None else next(trial for trial in self.tried if trial.number == best.number)
 
     @property
     def counts(self) -> dict[str, int]:
         """Trials by state."""
-        return {state: sum(trial.state == state for trial in self.tried) for state in STATES.values()}
+        there = [UNMET] * any(trial.state == UNMET for trial in self.tried)
+        names = [*STATES.values(), *there]
+        return {state: sum(trial.state == state for trial in self.tried) for state in names}
 
     @property
     def prefix(self) -> str:
@@ -166,7 +171,7 @@ def _parameters(run: RunDirectory) -> dict[str, Parameter]:
 def _tried(trial: FrozenTrial) -> Tried:
     return Tried(
         number=trial.number,
-        state=STATES[trial.state],
+        state=STATES[trial.state] if is_feasible(trial) else UNMET,
         reports=tuple(reports_of(trial)),
         config=trial.user_attrs.get(CONFIG_ATTR, {}),
         start=trial.datetime_start,

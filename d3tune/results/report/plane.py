@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 from d3tune.results.published import Published, published_beside
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import NONE_EVALUATED, mark_winner, plot_trials
-from d3tune.results.report.material import Material, Tried
+from d3tune.results.report.material import UNMET, Material, Tried
 from d3tune.results.report.style import BLACK, GREY, ORANGE, PURPLE, drawable, figure, legend_below
 from d3tune.words import TEST_SELECTED, plural
 
 LEVELS = np.arange(0.05, 1.0, 0.05)
-DRAWN = ("pruned", "complete", "unfinished")
+DRAWN = ("pruned", UNMET, "complete", "unfinished")
 # letters that mark published points, explained under the figure
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TESTED: dict[str, Any] = {"color": PURPLE, "marker": "D", "markersize": 7, "markeredgecolor": BLACK}

@@ -14,6 +14,7 @@ from d3tune.results.report.material import Material, Tried
 from d3tune.results.report.nearness import distance
 from d3tune.results.report.scales import Scale
 from d3tune.results.report.style import BLACK, DENSE, figure, legend_below
+from d3tune.search.aims import nothing_wins
 from d3tune.words import plural
 
 COLUMNS = 3
@@ -84,5 +85,5 @@ def _reason(material: Material, searched: bool) -> str:
     if not searched:
         return "No loss weight and no number of synthetic rows is searched."
     if material.winner is None:
-        return "There is no winner yet: no trial is complete."
+        return f"There is no winner: {nothing_wins(material.frozen, material.run.search)}."
     return "There is no complete trial beside the winner to compare with."

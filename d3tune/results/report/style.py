@@ -22,6 +22,7 @@ CYCLE_MARKERS = "os^Dv<P"
 # of each state: colour, marker, and whether it is filled
 STATE_MARKS: dict[str, dict[str, Any]] = {
     "complete": {"color": BLUE, "marker": "o", "markersize": 5.0},
+    "constraint not met": {"color": BLUE, "marker": "D", "markersize": 4.5, "fillstyle": "none"},
     "pruned": {"color": VERMILLION, "marker": "v", "markersize": 5.0, "fillstyle": "none"},
     "failed": {"color": BLACK, "marker": "x", "markersize": 5.0},
     "unfinished": {"color": GREY, "marker": "s", "markersize": 5.0, "fillstyle": "none"},

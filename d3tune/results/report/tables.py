@@ -6,7 +6,7 @@ from typing import Any
 from d3tune.results.leaderboard import summary_row
 from d3tune.results.markup import html_paragraph, html_table, with_sd
 from d3tune.results.report.front import front_table
-from d3tune.results.report.material import SPREAD, Material
+from d3tune.results.report.material import SPREAD, UNMET, Material
 from d3tune.results.report.resources import spent
 from d3tune.search.aims import aims_words
 from d3tune.search.chosen import choice_lines, choice_of
@@ -170,7 +170,7 @@ def _no_winner(material: Material) -> str:
         return f"Every trial failed; most often ({reasons.count(common)} of {len(reasons)}): {masked(common)}"
     if counts["pruned"] == len(material.tried):
         return "Every trial was pruned: none used its full budget, and only such a one can win."
-    if counts["complete"]:
+    if counts.get(UNMET):
         constraints = " and ".join(material.run.search.constraints)
         return f"Of no complete trial {constraints} holds, so there is no winner."
     return "No trial is complete yet, so there is no winner."
