@@ -47,6 +47,7 @@ from d3tune.search.shown import (
 )
 from d3tune.search.study import Ledger, reports_of
 from d3tune.search.views import trials_key, view_link
+from d3tune.search.writer import Part, Writer, WriterEndedError, of_use, write
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -152,6 +153,8 @@ class Mirror:
         self._with_tuned: set[int] = set()
         self._with_end: set[int] = set()
         self._behind = False
+        self._apart = of_use(uri)
+        self._writer: Writer | None = None
         self.further: Callable[[MlflowClient, str, str], None] | None = None
 
     @property
@@ -190,6 +193,11 @@ class Mirror:
                 if self._following.given_up.is_set():
                     return
                 self._write_trial(trial)
+        except WriterEndedError:
+            # from now on all is written here
+            self._client, self._apart = None, False
+            self._leave_writer()
+            raise
         except Exception:
             # a run may have been created although its answer was lost: look all runs up again
             self._client = None
@@ -227,7 +235,10 @@ class Mirror:
         Returns:
             Why the store is not complete, or None where it is.
         """
-        return self._following.finish(lambda: self._close(state, metrics, artifacts, tags or {}), patience, hurry)
+        try:
+            return self._following.finish(lambda: self._close(state, metrics, artifacts, tags or {}), patience, hurry)
+        finally:
+            self._leave_writer()
 
     def _close(
         self, state: str, metrics: Mapping[str, float], artifacts: Sequence[Path], tags: Mapping[str, str]
@@ -252,6 +263,11 @@ class Mirror:
         if self.further is not None:
             self.further(client, self._experiment, self._parent)
         fold_log(self.uri)
+
+    def _leave_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def link(self) -> str:
         """Path and query of the MLflow page that compares this run's trials, best first."""
@@ -321,44 +337,55 @@ class Mirror:
         self._written[number] = max((metric.step for metric in history), default=0)
         client.update_run(run_id, status="RUNNING")
 
-    def _create(self, client: "MlflowClient", trial: FrozenTrial) -> str:
-        # the tags of a trial that is over already are one write less; its status still says that it is not all there
-        tags = {**child_tags(self._run, trial.number, self._parent), **_tags_of_end(trial)}
-        name = child_name(self._search, trial.number)
-        run = client.create_run(self._experiment, _milliseconds(trial.datetime_start), tags, name)
-        return str(run.info.run_id)
-
     def _write_trial(self, trial: FrozenTrial) -> None:
-        client, number = self._opened(), trial.number
-        if number not in self._children:
-            if CONFIG_ATTR not in trial.user_attrs and trial.state == TrialState.RUNNING:
-                return
-            self._children[number] = self._create(client, trial)
+        number, made = trial.number, trial.number in self._children
+        if not made and CONFIG_ATTR not in trial.user_attrs and trial.state == TrialState.RUNNING:
+            return
+        part, reports = self._part(trial), reports_of(trial)
+        self._children[number] = self._write(part)
+        if not made:
             self._following.took("created", number)
             self._with_end |= {number} if trial.state.is_finished() else set()
-        run_id = self._children[number]
-        reports = reports_of(trial)
+        if part.rows or part.params or part.further:
+            self._following.took("written", number, len(reports))
+        self._with_params.add(number)
+        self._with_tuned.add(number)
+        # a study that lost its last record is behind MLflow until it has made that again
+        self._written[number] = max(self._written.get(number, 0), *(r.update for r in reports), 0)
+        if part.status is not None:
+            self._closed[number] = trial.state.name
+            self._following.took("ended", number)
+
+    def _part(self, trial: FrozenTrial) -> Part:
+        """What MLflow has not of a trial."""
+        number, reports, ended = trial.number, reports_of(trial), trial.state != TrialState.RUNNING
         # first, so that a batch that is cut short has them
         rows = [] if number in self._with_tuned else [(key, value, 0) for key, value in tuned_metrics(trial).items()]
         for index, report in enumerate(reports):
             if report.update > self._written.get(number, 0):
                 shown = trial_metrics(self._search, report, best_report(reports[: index + 1]))
                 rows += [(key, value, report.update) for key, value in shown.items()]
-        params = {} if number in self._with_params else trial_params(trial)
-        ended = trial.state != TrialState.RUNNING
-        tags = {} if number in self._with_end else _tags_of_end(trial)
-        log_run(client, run_id, rows, params, tags)
-        if rows or params or tags:
-            self._following.took("written", number, len(reports))
-        self._with_params.add(number)
-        self._with_tuned.add(number)
-        # a study that lost its last record is behind MLflow until it has made that again
-        self._written[number] = max(self._written.get(number, 0), *(r.update for r in reports), 0)
-        if ended:
-            # last: a later process takes a run with the tag and this status for finished
-            client.set_terminated(run_id, STATUS[trial.state], _milliseconds(trial.datetime_complete))
-            self._closed[number] = trial.state.name
-            self._following.took("ended", number)
+        run_id, of_end = self._children.get(number), _tags_of_end(trial)
+        return Part(
+            run_id,
+            self._experiment,
+            child_name(self._search, number),
+            # the end's of a trial that is over already are one write less; its status says that it is not all there
+            {**child_tags(self._run, number, self._parent), **of_end},
+            _milliseconds(trial.datetime_start),
+            _milliseconds(trial.datetime_complete),
+            rows,
+            {} if number in self._with_params else trial_params(trial),
+            {} if run_id is None or number in self._with_end else of_end,
+            STATUS[trial.state] if ended else None,
+        )
+
+    def _write(self, part: Part) -> str:
+        """Write it here, or have it written where a store has once been behind; the id of the trial's run."""
+        if self._behind and self._apart and self._writer is None:
+            with self._following.step():
+                self._writer = Writer(self.uri)
+        return write(self._opened(), part) if self._writer is None else self._writer.write(part)
 
 
 def _tags_of_end(trial: FrozenTrial) -> dict[str, str]:
