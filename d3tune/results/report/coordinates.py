@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import NONE_EVALUATED
-from d3tune.results.report.material import Material, Tried
+from d3tune.results.report.material import UNMET, Material, Tried
 from d3tune.results.report.scales import OFF, Scale, scale_of
 from d3tune.results.report.style import BLACK, DENSE, GREEN, figure, legend_below, winner_handle
 from d3tune.words import plural
@@ -26,7 +26,7 @@ INACTIVE = -0.32
 def coordinates(material: Material) -> Drawn:
     """A line a trial over an axis a hyper-parameter, coloured by value."""
     name, title = "parallel-coordinates", "Parallel coordinates"
-    shown = sorted(material.of("complete", "pruned"), key=lambda trial: (trial.value or 0.0, -trial.number))
+    shown = sorted(material.of("complete", UNMET, "pruned"), key=lambda trial: (trial.value or 0.0, -trial.number))
     scales = scales_of(material)
     if not shown or not scales:
         return Drawn(name, title, "", "", None, NONE_EVALUATED if not shown else "No hyper-parameter is searched.")

@@ -16,6 +16,7 @@ METRICS = ("H", "U", "S")
 # every state has a line of its own beside its colour
 LINES: dict[str, dict[str, Any]] = {
     "complete": {"color": BLUE, "linestyle": "-"},
+    "constraint not met": {"color": BLUE, "linestyle": (0, (5, 1, 1, 1))},
     "pruned": {"color": VERMILLION, "linestyle": "--"},
     "failed": {"color": GREY, "linestyle": ":"},
     "unfinished": {"color": GREY, "linestyle": "-."},

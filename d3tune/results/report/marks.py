@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from d3tune.results.report.material import STATES, UNMET, Material, Tried
+from d3tune.results.report.material import ALL_STATES, Material, Tried
 from d3tune.results.report.scales import OFF, Scale
 from d3tune.results.report.style import STATE_MARKS, WINNER, plot_state, state_handle, winner_handle
 
@@ -27,7 +27,7 @@ def plot_trials(axes: Axes, material: Material, place: Place, *states: str, **fu
         Handles for a legend, of the states that were drawn.
     """
     handles = []
-    for state in states or (*STATES.values(), UNMET):
+    for state in states or ALL_STATES:
         places = [at for trial in material.tried if trial.state == state and (at := place(trial)) is not None]
         if places:
             plot_state(axes, state, [x for x, _ in places], [y for _, y in places], **further)

@@ -30,6 +30,7 @@ STATES = {
 }
 # complete, and no winner for a constraint that does not hold
 UNMET = "constraint not met"
+ALL_STATES = (*STATES.values(), UNMET)
 SPREAD = ("H", "U", "S", "T1", "AUSUC")
 
 

@@ -10,13 +10,14 @@ from matplotlib.patches import Patch
 
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import NONE_EVALUATED
-from d3tune.results.report.material import STATES, Material, Tried
+from d3tune.results.report.material import ALL_STATES, Material, Tried
 from d3tune.results.report.style import BLACK, DENSE, GREY, ORANGE, SKY, STATE_MARKS, figure, legend_below
 from d3tune.words import plural
 
 # a bar's state is told by its hatching too
 BARS: dict[str, dict[str, Any]] = {
     "complete": {"facecolor": SKY, "hatch": ""},
+    "constraint not met": {"facecolor": SKY, "hatch": "----"},
     "pruned": {"facecolor": ORANGE, "hatch": "////"},
     "failed": {"facecolor": GREY, "hatch": "xxxx"},
     "unfinished": {"facecolor": "white", "hatch": "...."},
@@ -53,9 +54,7 @@ class Spent:
 
 def spent(material: Material) -> Spent:
     """Add up what the trials cost."""
-    seconds = {
-        state: sum(trial.seconds for trial in material.tried if trial.state == state) for state in STATES.values()
-    }
+    seconds = {state: sum(trial.seconds for trial in material.tried if trial.state == state) for state in ALL_STATES}
     evaluations = sum(len(trial.reports) for trial in material.tried)
     return Spent(seconds, evaluations, sum(_saved(trial) for trial in material.of("pruned")))
 
@@ -63,7 +62,7 @@ def spent(material: Material) -> Spent:
 def seconds(material: Material) -> Drawn:
     """Seconds of each trial by state, with their medians."""
     name, title = "seconds", "Time and resources"
-    by_state = {state: [trial.seconds for trial in material.of(state)] for state in STATES.values()}
+    by_state = {state: [trial.seconds for trial in material.of(state)] for state in ALL_STATES}
     by_state = {state: found for state, found in by_state.items() if found}
     if not by_state:
         return Drawn(name, title, "", "", None, NONE_EVALUATED)

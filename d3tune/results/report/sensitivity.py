@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from d3tune.results.report.coordinates import COLOURS, scales_of
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import mark_winner, scale_x
-from d3tune.results.report.material import Material, Tried
+from d3tune.results.report.material import UNMET, Material, Tried
 from d3tune.results.report.nearness import distance
 from d3tune.results.report.scales import Scale
 from d3tune.results.report.style import BLACK, DENSE, figure, legend_below
@@ -24,7 +24,7 @@ def sensitivity(material: Material) -> Drawn:
     """The objective against each of them; darker and larger is a trial that is like the winner in all else."""
     name, title = "sensitivity", "Sensitivity around the winner"
     scales = {key: scale for key, scale in scales_of(material).items() if is_examined(key) and not scale.choices}
-    others = [trial for trial in material.of("complete") if trial is not material.winner]
+    others = [trial for trial in material.of("complete", UNMET) if trial is not material.winner]
     if material.winner is None or not scales or not others:
         return Drawn(name, title, "", "", None, _reason(material, bool(scales)))
     rows = math.ceil(len(scales) / COLUMNS)

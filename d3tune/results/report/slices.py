@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from d3tune.results.report.coordinates import scales_of
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import NONE_EVALUATED, mark_winner, plot_trials, scale_x
-from d3tune.results.report.material import Material, Tried
+from d3tune.results.report.material import UNMET, Material, Tried
 from d3tune.results.report.scales import Scale
 from d3tune.results.report.style import figure, legend_below
 from d3tune.words import plural
@@ -19,7 +19,7 @@ COLUMNS = 4
 def slices(material: Material) -> Drawn:
     """Small multiples, every trial that had the hyper-parameter as a point."""
     name, title = "slices", "Each hyper-parameter"
-    shown = material.of("complete", "pruned")
+    shown = material.of("complete", UNMET, "pruned")
     scales = scales_of(material)
     if not shown or not scales:
         return Drawn(name, title, "", "", None, NONE_EVALUATED if not shown else "No hyper-parameter is searched.")
@@ -50,7 +50,7 @@ def _slice(axes: Axes, material: Material, scale: Scale) -> list[Any]:
         value = material.setting(trial, scale.name)
         return None if value is None or trial.value is None else (scale.position(value), trial.value)
 
-    handles = plot_trials(axes, material, place, "pruned", "complete", markersize=3.5)
+    handles = plot_trials(axes, material, place, "pruned", UNMET, "complete", markersize=3.5)
     handles += mark_winner(axes, material, place)
     scale_x(axes, scale)
     axes.tick_params(labelsize=7)

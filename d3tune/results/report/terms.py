@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.marks import wrapped
-from d3tune.results.report.material import Material
+from d3tune.results.report.material import UNMET, Material
 from d3tune.results.report.style import BLACK, BLUE, DENSE, GREY, VERMILLION, figure
 from d3tune.search.ablate import TERMS
 
@@ -81,7 +81,7 @@ def groups_of(material: Material, term: str) -> list[Group]:
     """
     pairs = [
         (float(trial.config[term]), trial.value)
-        for trial in material.of("complete")
+        for trial in material.of("complete", UNMET)
         if term in trial.config and trial.value is not None
     ]
     above = [weight for weight, _ in pairs if weight > 0]

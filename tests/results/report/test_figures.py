@@ -22,7 +22,7 @@ from d3tune.results.report.coordinates import coordinates, scales_of
 from d3tune.results.report.curves import curves
 from d3tune.results.report.figure import Drawn
 from d3tune.results.report.front import front
-from d3tune.results.report.history import history
+from d3tune.results.report.history import best_so_far, history
 from d3tune.results.report.importance import importance
 from d3tune.results.report.material import Material, read_material
 from d3tune.results.report.nearness import distance
@@ -417,3 +417,19 @@ def test_importances_with_two_aims_are_of_the_objective(material: Make, mixed: l
     assert two.winner is not None
     assert importance(two).figure is not None
     assert importance(two).alt == importance(one).alt
+
+
+def test_no_figure_takes_a_trial_that_breaks_a_constraint_for_better(material: Make, ends: Any) -> None:
+    better, worse = [(0.6, 0.9)] * 6, [(0.8, 0.4)] * 6
+    run = material(
+        [ends("complete", better), ends("complete", worse)], slim=True, constraints=("S>=0.7",), pruner="none"
+    )
+    assert run.winner is not None
+    assert run.winner.number == 1
+    assert [number for number, _ in best_so_far(run.tried)] == [1]
+    (axes,) = axes_of(plane(run))
+    (steps,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [tuple(point) for point in steps.get_xydata()] == [pytest.approx((0.8, 0.4))]
+    assert points(axes, "D") == [pytest.approx((0.6, 0.9))], "marked by itself"
+    assert run.counts["constraint not met"] == 1
+    assert "constraint not met" not in material([ends("complete", worse)], name="other", slim=True).counts
