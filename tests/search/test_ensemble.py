@@ -338,7 +338,7 @@ def test_of_a_run_without_a_complete_trial(runs: Path, refused: Refused) -> None
     lines = run.journal.read_text(encoding="utf-8").splitlines()
     begun = next(index for index, line in enumerate(lines) if '"report' in line)
     run.journal.write_text("\n".join(lines[:begun]) + "\n", encoding="utf-8")
-    assert "has no complete trial; go on with: d3tune resume" in refused(NoUsableTrialError, "rezsl", "gan")
+    assert "no complete trial yet; go on with: d3tune resume" in refused(NoUsableTrialError, "rezsl", "gan")
 
 
 def test_a_directory_of_something_else_is_refused(runs: Path, refused: Refused, tmp_path: Path) -> None:
