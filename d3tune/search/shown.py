@@ -258,7 +258,8 @@ def confirmed_metric(search: SearchConfig) -> str:
 
 def results_tag(search: SearchConfig) -> str:
     """The experiment's tag that holds the results of all backbones."""
-    return "test H" if search.protocol == "validation" else f"published H ({TEST_SELECTED})"
+    # MLflow takes no brackets in a key
+    return "test H" if search.protocol == "validation" else f"published H: {TEST_SELECTED}"
 
 
 def result_words(metrics: Mapping[str, float], search: SearchConfig) -> str | None:

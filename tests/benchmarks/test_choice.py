@@ -28,7 +28,7 @@ def test_a_choice_is_worth_what_the_surrogate_says_of_both_trials(surrogate: Sur
 
 
 def test_the_best_of_noisy_trials_promises_more_than_it_has(surrogate: Surrogate) -> None:
-    found = [item for seed in range(12) if (item := search_and_choose(surrogate, seed, 30, tops=(8,))) is not None]
+    found = [item for seed in range(5) if (item := search_and_choose(surrogate, seed, 20, tops=(8,))) is not None]
     told = summary(found)
     assert told["optimism"].mean > 0
     assert told["optimism"].mean == pytest.approx(fmean(item.optimism for item in found))

@@ -386,15 +386,19 @@ def test_candidates_that_break_a_constraint_with_fresh_seeds_are_given_up_first(
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("sampler", ["auto", "gp", "random"])
 @pytest.mark.parametrize(
-    "wanted", [{"aims": ("S", "U")}, {"constraints": ("S>=0.5", "U>=0.3")}, {"aims": ("H", "seconds")}]
+    ("sampler", "wanted"),
+    [
+        ("auto", {"aims": ("S", "U")}),
+        ("auto", {"constraints": ("S>=0.5", "U>=0.3")}),
+        ("gp", {"aims": ("H", "seconds"), "constraints": ("U>=0.3",)}),
+    ],
 )
 def test_samplers_suggest_beyond_their_startup(sampler: str, wanted: dict[str, Any], open_ledger: OpenLedger) -> None:
     ledger = open_ledger(sampler=sampler, **wanted)
-    for k in range(13):
+    for k in range(12):
         train(ledger, (0.3 + 0.04 * k, 0.8 - 0.05 * k), seconds=1.0 + k % 3)
-    assert len({tuple(trial.params.items()) for trial in ledger.trials()}) == 13
+    assert len({tuple(trial.params.items()) for trial in ledger.trials()}) == 12
 
 
 def test_other_commands_say_that_no_trial_meets_it_and_warm_starts_take_the_best_even_so(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from d3tune.search import chatter
+from d3tune.search import chatter, stores
 from d3tune.search.executor import messages
 
 # MLflow on SQLAlchemy 2.1
@@ -81,8 +81,14 @@ def test_a_log_that_cannot_be_made_costs_the_message_alone(tmp_path: Path, capfd
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_of_a_real_search_whose_store_is_down(
-    verbose: bool, command: Callable[..., Any], toy_options: Callable[..., tuple[str, ...]], isolated: Path
+    verbose: bool,
+    command: Callable[..., Any],
+    toy_options: Callable[..., tuple[str, ...]],
+    isolated: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # what is looked at is said with the first tries
+    monkeypatch.setattr(stores, "PATIENCE", 3.0)
     options = (*toy_options(), "--trials", "1", "--confirm-seeds", "0", "--executor", "local", "--tracking-uri", DOWN)
     end = command("search", *options, *(["-v"] if verbose else []), "--json")
     assert end.code == 0, end.err

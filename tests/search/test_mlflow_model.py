@@ -194,9 +194,13 @@ def test_what_was_cut_off_anywhere_is_there_once_after_a_sync(
     assert (folder(model) / "MLmodel").is_file()
 
 
-def test_a_locked_store_loses_nothing(toy_run: ToyRun, isolated: Path, command: Command) -> None:
+def test_a_locked_store_loses_nothing(
+    toy_run: ToyRun, isolated: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Locked from before the end of the search on: said in one line, written by sync."""
     run = toy_run()
+    # it is locked for as long as anyone waits
+    monkeypatch.setattr("d3tune.search.stores.PATIENCE", 3.0)
     carry_out(run, confirm_seeds=0)
     with sqlite3.connect(isolated / "mlflow.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")

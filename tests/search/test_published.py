@@ -124,6 +124,8 @@ def retrain(path: Path, seeds: int) -> Trained:
 
 def test_study_names_no_validation_and_no_test_number(both: Both) -> None:
     run = both.published.run
+    assert both.published.mirrored
+    assert both.validation.mirrored
     assert run.search.searched_metric == "published/H"
     assert run.search.best_metric == "published/best_H"
     for trial in trials_of(run):
