@@ -6,14 +6,11 @@ surrogate. As it knows each configuration's noise-free value, it can say what th
 what the chosen one gains. Minutes; the report is written beside the other ones.
 """
 
-import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +18,13 @@ from typing import Any, cast
 
 from optuna.trial import FrozenTrial
 
-from benchmarks.__main__ import REPORTS, environment
+from benchmarks.__main__ import environment
 from benchmarks.accuracy.markdown import number, table
-from benchmarks.record import BACKBONES, DATASETS
 from benchmarks.search_statistics import Interval, interval
+from benchmarks.simulated import arguments, cells_of
 from benchmarks.simulation import Setting, Simulation, in_memory
 from benchmarks.surrogate import Surrogate
-from benchmarks.trials import TABLES, Cell, Table
+from benchmarks.trials import Cell, Table
 from d3tune.config import Pruner, Sampler
 from d3tune.errors import UsageError
 from d3tune.files import write_json, write_text
@@ -41,7 +38,7 @@ from d3tune.search.standing import winner
 
 SAMPLER: Sampler = "tpe"
 PRUNER: Pruner = "asha"
-REPETITIONS, TRIALS, TOPS = 20, 50, (2, 4, 8)
+TOPS = (2, 4, 8)
 WORDS = """
 *Optimism*: validation H of the best trial minus the noise-free H of its configuration: what the search promises in
 vain. *Gain*: noise-free H of the trial that fresh seeds choose among the best so many minus that of the best trial.
@@ -176,10 +173,8 @@ def _told(value: Interval) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulate and report; 1 while a cell is missing."""
-    given = arguments(argv)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    cells = [Cell(backbone, dataset) for dataset in given.datasets for backbone in given.backbones]
+    given = arguments("choice", __doc__ or "", argv)
+    cells = cells_of(given)
     found: dict[str, list[Chosen]] = {}
     missing: dict[str, str] = {}
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
@@ -199,27 +194,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "trials": given.trials,
         "searches": "tpe, asha, 8 workers",
     }
-    path = given.report or REPORTS / f"choice-{datetime.now(UTC):%Y-%m-%d}.md"
+    path: Path = given.report
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, markdown(told, about, missing))
     plain = {name: {key: asdict(value) for key, value in of.items()} for name, (_, of) in told.items()}
     write_json(path.with_suffix(".json"), {"about": about, "missing": missing, "cells": plain})
     print(f"wrote {path}")
     return int(bool(missing))
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What the command was given."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.choice", description=(__doc__ or "").partition(":")[0])
-    add = parser.add_argument
-    add("--backbones", nargs="+", default=BACKBONES, help="default: those that are recorded by default")
-    add("--datasets", nargs="+", default=DATASETS, help="likewise")
-    add("--repetitions", type=int, default=REPETITIONS, help="searches of each cell")
-    add("--trials", type=int, default=TRIALS, help="of each search")
-    add("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time; default: cores")
-    add("--tables", type=Path, default=TABLES, help="default: benchmarks/tables")
-    add("--report", type=Path, help="default: a dated file in benchmarks/reports")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -5,27 +5,24 @@ the best trials of a simulated search of another cell, of another backbone or cl
 ``--warm-start RUN`` does it, by d3tune's own code. Minutes; the report is written beside the other ones.
 """
 
-import argparse
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.__main__ import REPORTS, environment
+from benchmarks.__main__ import environment
 from benchmarks.accuracy.markdown import number, table
-from benchmarks.record import BACKBONES, DATASETS
+from benchmarks.simulated import arguments, cells_of
 from benchmarks.simulation import Ended, Setting, Simulation, in_memory
 from benchmarks.surrogate import Surrogate
-from benchmarks.trials import TABLES, Cell, Table
+from benchmarks.trials import Cell, Table
 from d3tune.config import Pruner, Sampler
 from d3tune.errors import UsageError
 from d3tune.files import write_json, write_text
@@ -37,7 +34,6 @@ from d3tune.words import plural
 
 SAMPLER: Sampler = "tpe"
 PRUNER: Pruner = "asha"
-REPETITIONS, TRIALS = 20, 50
 SHARES = (0.95, 0.98)
 # what counts is how many trials are paid for, not how many end together
 WORKERS = 1
@@ -177,10 +173,8 @@ def _trials(values: Sequence[float]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulate and report; 1 while a cell is missing."""
-    given = arguments(argv)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    wanted = [Cell(backbone, dataset) for dataset in given.datasets for backbone in given.backbones]
+    given = arguments("transfer", __doc__ or "", argv)
+    wanted = cells_of(given)
     missing: dict[str, str] = {}
     for cell in wanted:
         try:
@@ -197,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{cell.name}: done", flush=True)
     about = {**environment(), "repetitions": given.repetitions, "trials": given.trials}
     about["searches"] = f"{SAMPLER}, {PRUNER}, {plural(WORKERS, 'worker')}"
-    path = given.report or REPORTS / f"transfer-{datetime.now(UTC):%Y-%m-%d}.md"
+    path: Path = given.report
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, markdown(found, about, missing))
     plain = [{**asdict(pair), "cold": _finite(pair.cold), "warm": _finite(pair.warm)} for pair in found]
@@ -217,22 +211,6 @@ def sources_of(target: Cell, cells: Sequence[Cell]) -> list[Cell]:
 
 def _finite(values: Mapping[float, Sequence[float]]) -> dict[str, list[float | None]]:
     return {f"{share:g}": [value if math.isfinite(value) else None for value in of] for share, of in values.items()}
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What the command was given."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.transfer", description=(__doc__ or "").partition(":")[0]
-    )
-    add = parser.add_argument
-    add("--backbones", nargs="+", default=BACKBONES, help="default: those that are recorded by default")
-    add("--datasets", nargs="+", default=DATASETS, help="likewise")
-    add("--repetitions", type=int, default=REPETITIONS, help="searches of each cell, and of each pair of cells")
-    add("--trials", type=int, default=TRIALS, help="of each search")
-    add("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time; default: cores")
-    add("--tables", type=Path, default=TABLES, help="default: benchmarks/tables")
-    add("--report", type=Path, help="default: a dated file in benchmarks/reports")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
